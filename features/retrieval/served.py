@@ -26,6 +26,7 @@ from headrace.features.retrieval.ingest_order import (
     is_ingest,
     passage_prompt,
 )
+from headrace.features.retrieval.searched_steps import searched_job
 from headrace.models.engine.requests import EngineStopped
 from headrace.prompts.sandbox.turns import SandboxBusy, Turns
 from headrace.prompts.tokenizer import Tokenizer
@@ -35,11 +36,13 @@ from headrace.store.files import files
 from headrace.store.files.blob_storage import Blobs, open_blobs
 from headrace.store.jobs.claims import Claim
 from headrace.store.payloads.job_payload import PinnedPolicy, read_payload
+from headrace.store.payloads.step_payload import SEARCH
 from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.settings import Settings
 from headrace.workers.runs.document_policy import document_texts
 from headrace.workers.runs.output_policy import CompiledPolicies
 from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, ReadClaim, ServedPart
+from headrace.workers.tasks.task_model import WorkContext
 
 MOST_AT_ONCE = 3
 """Files that a worker reads at the same time: each may take a core and some GiB of memory."""
@@ -160,7 +163,13 @@ def _reader(model: EncoderModel, settings: Settings) -> ReadClaim | None:
     if not isinstance(model, EmbedModel) or model.tokenizer is None:
         return None
     files = FileReader(model.tokenizer, model.embedder, settings)
-    return lambda claim, context: files.read(claim, context.db, context.admission.outside)
+
+    def read(claim: Claim, context: WorkContext) -> EncodeJob:
+        if SEARCH in claim.payload:
+            return searched_job(model, claim, context.db)
+        return files.read(claim, context.db, context.admission.outside)
+
+    return read
 
 
-PART = ServedPart(lambda claim: is_ingest(claim.payload), _reader)
+PART = ServedPart(lambda claim: is_ingest(claim.payload) or SEARCH in claim.payload, _reader)

@@ -35,7 +35,7 @@ TEMPLATE_PLACE: Final = "template_place"
 """The field of the payload that says where such an input has the template's messages: ``head`` and ``tail``."""
 
 SEARCH: Final = "search"
-"""The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``workers.runs.retrieval``)."""
+"""The field of the payload of a step ``embed`` that also searches: a ``Retrieval`` (``features.retrieval``)."""
 
 NUMBERED_FROM: Final = "numbered_from"
 """The field of the payload of such a step that is a call of ``file_search``: the number of its first passage. The

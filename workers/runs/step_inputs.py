@@ -45,10 +45,11 @@ from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.job_runner import Work
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_policy import CompiledPolicies
-from headrace.workers.runs.retrieval import cited, in_context, is_search, with_found, with_text
+from headrace.workers.runs.retrieval import cited, in_context, is_search
 
 _MOST_VERSIONS = 16
-_NOT_OF_TASK = (REFERENCES, TEMPLATE, TEMPLATE_PLACE, "policy")
+_OF_SEARCH = (SEARCH, NUMBERED_FROM)
+_NOT_OF_TASK = (REFERENCES, TEMPLATE, TEMPLATE_PLACE, "policy", *_OF_SEARCH)
 
 
 class _StepModel:
@@ -120,17 +121,10 @@ class StepInputs:
             request, citations = in_context(claim, request, passages, model, compiled)
         prepared = TASK_INPUTS[claim.task].prepare(request, model, pinned)
         filled = prepared.payload.model_dump(mode="json", exclude_none=True)
+        kept = {name: claim.payload[name] for name in _OF_SEARCH if name in claim.payload}
         claim.payload.clear()
-        claim.payload.update(filled)
+        claim.payload.update(filled | kept)
         return citations
-
-    def with_found(self, claim: Claim, wanted: Mapping[str, Any], finish: Finish, first: int | None) -> Finish:
-        """Return the end of a step that searches, with what it found. Raises as ``retrieval.with_found``.
-
-        ``first``: of a call of ``file_search``, the number of its first passage.
-        """
-        found = with_found(self._db, claim, wanted, finish)
-        return found if first is None else with_text(found, wanted, first)
 
     def _model(self, claim: Claim) -> _StepModel:
         name = queue_name(claim.model, claim.model_version)
@@ -191,15 +185,11 @@ class FilledWork:
         """Compute a job or a step. May raise what ``Work.compute`` and ``StepInputs.fill`` raise."""
         claim = attempt.claim
         then = None if claim.parent_id is None else claim.payload.pop(THEN, None)
-        wanted = None if claim.parent_id is None else claim.payload.pop(SEARCH, None)
-        first = claim.payload.pop(NUMBERED_FROM, None)
         stored = claim if then is None else replace(claim, payload=dict(claim.payload))
         citations = self._inputs.fill(claim)
         verdict = self._work.compute(attempt)
         if isinstance(verdict, Retry):
             return verdict
-        if wanted is not None:
-            verdict = self._inputs.with_found(claim, wanted, verdict, first)
         if citations is not None and verdict.output is not None:
             annotations = [one.model_dump(mode="json", exclude_none=True) for one in citations]
             verdict = replace(verdict, output={**verdict.output, "annotations": annotations})

@@ -14,8 +14,8 @@ from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.retention import erasure
 from headrace.store.tenants.api_keys import create_tenant
 from tests.cases import some_of
+from tests.features.retrieval.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 from tests.producer_api.calling import num_jobs
-from tests.producer_api.submission.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 
 RESULTS: Any = ["file_search_call.results"]
 SEARCH = "file_search_call"

@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.tenants.api_keys import create_tenant
+from tests.features.retrieval.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 from tests.producer_api.calling import num_jobs
-from tests.producer_api.submission.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
 
 SECRET = "The headrace of Globex leads water to the mill, and the code of its safe is 4711."
 TURN = {"role": "user", "content": QUESTION}

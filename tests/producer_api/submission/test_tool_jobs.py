@@ -21,8 +21,8 @@ from headrace.store.tools import tools
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
+from tests.features.retrieval.test_retrieval_jobs import claimed
 from tests.producer_api.calling import error_of
-from tests.producer_api.submission.test_retrieval_jobs import claimed
 
 QUESTION = {"role": "user", "content": "What is the weather in Rome?"}
 URL = "https://tools.example.com/"

@@ -1,6 +1,5 @@
 """Texts that come to a worker after a job was accepted: passages, results of calls, prompts with their logprobs."""
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -17,16 +16,12 @@ from headrace.policy.documents import PolicyDocument
 from headrace.policy.policies import Policy, apply_input
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.claims import Finish
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.retrieval import FileCitation
-from headrace.store.schema.job_states import JobState
 from headrace.workers.runs.document_policy import OF_CALLS, OF_PASSAGES, document_texts, policed_texts
 from headrace.workers.runs.logprobs import echoed, kept, kept_by_delta
-from headrace.workers.runs.retrieval import cited, is_search, with_text
+from headrace.workers.runs.retrieval import cited, is_search
 from tests.workers.runs.test_outcome import completion
-
-WANTED = {"vector_store_ids": ["vs_1"], "max_context_tokens": 40}
 
 
 def passage(name: str, text: str, **more: Any) -> dict[str, Any]:
@@ -38,28 +33,6 @@ def passage(name: str, text: str, **more: Any) -> dict[str, Any]:
         "place": {"start": 1, "end": 9},
         **more,
     }
-
-
-def searched(*passages: dict[str, Any]) -> Finish:
-    return Finish("job_1", 1, JobState.SUCCEEDED, {"dimensions": 2, "passages": [*passages]}, None, None)
-
-
-def test_passages_are_numbered_on_and_one_that_does_not_fit_is_left_out() -> None:
-    """The room is 160 characters of JSON: the second passage is too long, the third fits into the rest."""
-    one, long, two = passage("a.md", "é" * 60), passage("b.md", "x" * 200), passage("c.md", "mill")
-    found = with_text(searched(one, long, two), WANTED, 4).output
-    lines = [
-        json.dumps({"number": number, "filename": name, "text": text}, ensure_ascii=False)
-        for number, name, text in ((4, "a.md", "é" * 60), (5, "c.md", "mill"))
-    ]
-    assert found == {"dimensions": 2, "passages": [one, two], "numbered_from": 4, "text": "\n".join(lines)}
-    exact = 160 - len(json.dumps({"number": 1, "filename": "a.md", "text": ""}))
-    for length, num in ((exact, 1), (exact + 1, 0)):
-        output = with_text(searched(passage("a.md", "x" * length)), WANTED, 1).output or {}
-        assert len(output["passages"]) == num
-    assert (with_text(searched(), WANTED, 1).output or {})["text"] == "Nothing was found."
-    for finish in (replace(searched(one), state=JobState.CANCELLED), replace(searched(one), output=None)):
-        assert with_text(finish, WANTED, 1) is finish
 
 
 def test_what_several_searches_found_is_cited_by_its_numbers() -> None:

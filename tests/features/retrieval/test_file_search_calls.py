@@ -12,7 +12,7 @@ from headrace.store.registry.policies import EVERY_MODEL
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
-from tests.producer_api.submission.test_retrieval_jobs import MILL, Ends, claimed, new_store
+from tests.features.retrieval.test_retrieval_jobs import MILL, Ends, claimed, new_store
 from tests.producer_api.submission.test_tool_jobs import (
     QUESTION,
     caller_model,
@@ -38,7 +38,7 @@ def submitted(api: httpx2.Client, store_id: str, **changes: Any) -> str:
 def search(db: Database, api: httpx2.Client, job_id: str, name: str) -> Claim:
     """End a step that searches, as the worker of its model does."""
     held = claimed(db, api, job_id, name)
-    end = FilledWork(Ends(""), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledWork(Ends(db, ""), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held

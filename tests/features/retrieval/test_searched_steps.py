@@ -1,24 +1,30 @@
 """The search at the end of a step: which passages of several stores are kept, in which order, and how it asks."""
 
+import json
 import struct
-from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from headrace.store.jobs.claims import Finish
+from headrace.features.encoders.embed.inputs import FAKE
+from headrace.features.encoders.embed.model import EmbedModel
+from headrace.features.retrieval.searched_steps import searched_job, told
+from headrace.prompts.tokenizer import ByteTokenizer
+from headrace.store.payloads.retrieval import Retrieval
 from headrace.store.retrieval import search, vector_stores
 from headrace.store.retrieval.passages import Passage
 from headrace.store.retrieval.search import FoundPassage, Query
-from headrace.store.schema.job_states import JobState
-from headrace.workers.runs.retrieval import with_found
 from tests.workers.runs.test_outcome import CLAIM
 
 ANY: Any = None
-VECTOR = b64encode(struct.pack("<2f", 3.0, 4.0)).decode()
-DONE = Finish("job_1", 1, JobState.SUCCEEDED, {"embeddings": [VECTOR], "dimensions": 2}, None, None)
-STEP = replace(CLAIM, payload={"input": {"texts": ["what is a mill?"]}})
+MODEL = EmbedModel(ANY, ANY, ByteTokenizer(), FAKE)
+
+
+def output_of(wanted: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The output of a step that searches, whose model has made this vector of its question."""
+    payload = {"input": {"texts": ["what is a mill?"]}, "search": wanted, **fields}
+    return searched_job(MODEL, replace(CLAIM, payload=payload), ANY).output([struct.pack("<2f", 3.0, 4.0)])
 
 
 def found(file: str, position: int, score: float, page: int | None = None) -> FoundPassage:
@@ -46,7 +52,7 @@ def test_the_best_passages_of_all_stores_are_kept_once_each(monkeypatch: pytest.
     second = [found("c", 1, 0.75, page=3), found("a", 1, 0.5), found("d", 1, 0.125)]
     stores = Stores(monkeypatch, vs_1=first, vs_2=second)
     wanted = {"vector_store_ids": ["vs_1", "vs_2"], "max_num_results": 4}
-    passages = (with_found(ANY, STEP, wanted, DONE).output or {})["passages"]
+    passages = output_of(wanted)["passages"]
     assert passages == [
         {"file_id": "c", "filename": "c.md", "text": "c1", "score": 0.75, "place": {"start": 1, "end": 10, "page": 3}},
         {"file_id": "a", "filename": "a.md", "text": "a1", "score": 0.5, "place": {"start": 1, "end": 10}},
@@ -68,14 +74,29 @@ def test_the_options_of_a_search_go_with_it(monkeypatch: pytest.MonkeyPatch) -> 
     options = {"score_threshold": 0.5, "hybrid_search": {"embedding_weight": 2, "text_weight": 0}}
     wanted = {"vector_store_ids": ["vs_1"], "ranking_options": options}
     wanted["filters"] = {"type": "eq", "key": "author", "value": "Ulla"}
-    output = with_found(ANY, STEP, wanted, DONE).output or {}
+    output = output_of(wanted)
     assert [one["file_id"] for one in output["passages"]] == ["a"]
-    assert (output["embeddings"], output["dimensions"]) == ([VECTOR], 2)
+    assert (len(output["embeddings"]), output["dimensions"], "text" in output) == (1, 2, False)
     query = stores.asked[1][1]
     assert (query.limit, query.vector_weight, query.word_weight) == (5, 2.0, 0.0)
     assert query.attributes is not None
 
 
-def test_a_step_that_did_not_succeed_searches_nothing() -> None:
-    for finish in (replace(DONE, state=JobState.CANCELLED), replace(DONE, output=None)):
-        assert with_found(ANY, STEP, {"vector_store_ids": ["vs_1"]}, finish) is finish
+def test_passages_are_numbered_on_and_one_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room is 160 characters of JSON: the second passage is too long, the third fits into the rest."""
+    texts = ["é" * 60, "x" * 200, "mill"]
+    passages = [replace(found("a", at, 0.5), passage=Passage(text, 0, 9)) for at, text in enumerate(texts)]
+    Stores(monkeypatch, vs_1=passages)
+    wanted = {"vector_store_ids": ["vs_1"], "max_context_tokens": 40}
+    output = output_of(wanted, numbered_from=4)
+    lines = [
+        json.dumps({"number": number, "filename": "a.md", "text": text}, ensure_ascii=False)
+        for number, text in ((4, texts[0]), (5, texts[2]))
+    ]
+    assert ([one["text"] for one in output["passages"]], output["numbered_from"]) == ([texts[0], texts[2]], 4)
+    assert output["text"] == "\n".join(lines)
+    exact = 160 - len(json.dumps({"number": 1, "filename": "a.md", "text": ""}))
+    for length, num in ((exact, 1), (exact + 1, 0)):
+        one = {"filename": "a.md", "text": "x" * length}
+        assert len(told([one], Retrieval.model_validate(wanted), 1)["passages"]) == num
+    assert told([], Retrieval.model_validate(wanted), 1)["text"] == "Nothing was found."

@@ -2,7 +2,6 @@
 
 import json
 import struct
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +10,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.retrieval.searched_steps import searched_job
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
@@ -29,6 +29,7 @@ from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
 from tests.features.openai.test_tools import template_files
+from tests.features.retrieval.test_searched_steps import MODEL
 from tests.prompts.reasoning_templates import SWITCHED
 from tests.prompts.tool_templates import HERMES
 
@@ -58,14 +59,15 @@ def new_store(db: Database, tenant_id: str, *texts: str, model: str = "org/vecto
 class Ends:
     """A model that answers each step at once, with this text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, db: Database, text: str) -> None:
+        self._db = db
         self._text = text
 
     def compute(self, attempt: Attempt) -> Finish:
         held = attempt.claim
-        vector = b64encode(struct.pack("<2f", 1.0, 0.0)).decode()
-        made = {"embed": {"embeddings": [vector], "dimensions": 2}}
-        output = made.get(held.task, {"text": self._text, "finish_reason": "stop"})
+        output: dict[str, Any] = {"text": self._text, "finish_reason": "stop"}
+        if held.task == "embed":
+            output = searched_job(MODEL, held, self._db).output([struct.pack("<2f", 1.0, 0.0)])
         return Finish(
             held.job_id,
             held.epoch,
@@ -87,7 +89,7 @@ def claimed(db: Database, api: httpx2.Client, job_id: str, name: str) -> Claim:
 
 def ended(db: Database, held: Claim, said: str = "The headrace.") -> Claim:
     """End a step as a worker does; return its claim with the payload that the model was given."""
-    end = FilledWork(Ends(said), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledWork(Ends(db, said), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held
