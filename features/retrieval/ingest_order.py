@@ -1,7 +1,7 @@
 """The job that reads a file into a vector store: a job of the store's embedding model, made by the API alone.
 
 It is a job of the task ``embed`` whose inputs are in a file. Its passages are written in the transaction that ends it
-(``store.retrieval.passages``), so each is there once, however often a worker was lost.
+(``features.retrieval.passages``), so each is there once, however often a worker was lost.
 """
 
 from collections.abc import Mapping

@@ -26,6 +26,7 @@ from headrace.features.retrieval.ingest_order import (
     is_ingest,
     passage_prompt,
 )
+from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.searched_steps import searched_job
 from headrace.models.engine.requests import EngineStopped
 from headrace.prompts.sandbox.turns import SandboxBusy, Turns
@@ -37,7 +38,6 @@ from headrace.store.files.blob_storage import Blobs, open_blobs
 from headrace.store.jobs.claims import Claim
 from headrace.store.payloads.job_payload import PinnedPolicy, read_payload
 from headrace.store.payloads.step_payload import SEARCH
-from headrace.store.retrieval.passages import FilePassages, Passage
 from headrace.store.settings import Settings
 from headrace.workers.runs.document_policy import document_texts
 from headrace.workers.runs.output_policy import CompiledPolicies

@@ -5,11 +5,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
+from headrace.features.retrieval.passages import Passage
+from headrace.features.retrieval.search import FoundPassage
 from headrace.features.retrieval.store_bodies import ChunkingStrategy, StaticChunking, StoreLife
+from headrace.features.retrieval.store_files import STATUSES, FileBatch, StoreFile
 from headrace.producer_api.http.views import seconds
-from headrace.store.retrieval.passages import Passage
-from headrace.store.retrieval.search import FoundPassage
-from headrace.store.retrieval.store_files import STATUSES, FileBatch, StoreFile
 from headrace.store.retrieval.vector_stores import VectorStore
 
 T = TypeVar("T")

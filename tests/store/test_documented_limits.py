@@ -7,7 +7,6 @@ import pytest
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
 from headrace.store.registry import policies, prompt_templates
-from headrace.store.retrieval.search import NUM_CANDIDATES, RANK_OFFSET
 from headrace.store.tenants import api_key_admin
 from headrace.store.tenants.usage import DETAIL_S
 from headrace.store.tools.tools import MAX_TOOLS
@@ -36,8 +35,6 @@ PROMISES = [
     ("keys.md", f"would have the same rights for the next {IN_WORDS[api_key_admin.ADMIN_LEFT_FOR.days]} days"),
     ("compatibility.md", f"older than {30 + DETAIL_S / DAY_S:g} days: only by day"),
     ("server-tools.md", f"A tenant has at most {MAX_TOOLS} tools."),
-    ("retrieval.md", f"| the {NUM_CANDIDATES} passages with the largest cosine |"),
-    ("retrieval.md", f"the sum of weight / ({RANK_OFFSET} + rank)"),
     ("clients.md", f"max_retries={MAX_RETRIES}, "),
     ("clients.md", f"tolerance_s={TOLERANCE_S:g})"),
 ]

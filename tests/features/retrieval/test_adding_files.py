@@ -11,12 +11,12 @@ from headrace.features.retrieval import adding_files
 from headrace.features.retrieval.adding_files import add_files, cancel_jobs, new_files
 from headrace.features.retrieval.ingest_order import IngestOrder
 from headrace.features.retrieval.store_bodies import ChunkingStrategy, FileOfBatch
+from headrace.features.retrieval.store_files import NewStoreFile, StoreFile
 from headrace.producer_api.http.requests import OriginHeaders
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, RateLimited
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import ModelVersion
-from headrace.store.retrieval.store_files import NewStoreFile, StoreFile
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext
 from tests.refusals import Naming

@@ -10,7 +10,10 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.retrieval import store_files
+from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.searched_steps import searched_job
+from headrace.features.retrieval.store_files import NewStoreFile
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
@@ -19,9 +22,7 @@ from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.registry.policies import EVERY_MODEL
-from headrace.store.retrieval import store_files, vector_stores
-from headrace.store.retrieval.passages import FilePassages, Passage
-from headrace.store.retrieval.store_files import NewStoreFile
+from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant

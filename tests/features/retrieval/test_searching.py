@@ -9,13 +9,13 @@ import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
 from headrace.features.retrieval import searching
+from headrace.features.retrieval.passages import Passage
+from headrace.features.retrieval.search import FoundPassage, Query
 from headrace.features.retrieval.searching import search_store
 from headrace.features.retrieval.store_bodies import SearchBody
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.retrieval.passages import Passage
-from headrace.store.retrieval.search import FoundPassage, Query
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext
 

@@ -7,12 +7,11 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from headrace.features.retrieval import store_file_routes
+from headrace.features.retrieval import store_file_routes, store_files
+from headrace.features.retrieval.passages import FilePassages, Passage
+from headrace.features.retrieval.store_files import NewStoreFile
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
-from headrace.store.retrieval import store_files
-from headrace.store.retrieval.passages import FilePassages, Passage
-from headrace.store.retrieval.store_files import NewStoreFile
 from tests.features.retrieval.test_store_routes import STATIC, STORES, created, read, upload
 from tests.producer_api.calling import error_of, num_jobs, state_of
 

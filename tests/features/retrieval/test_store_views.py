@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.features.retrieval.passages import Passage
+from headrace.features.retrieval.search import FoundPassage
 from headrace.features.retrieval.store_bodies import (
     ChunkingStrategy,
     FileChanges,
@@ -15,6 +17,7 @@ from headrace.features.retrieval.store_bodies import (
     SearchBody,
     StoreLife,
 )
+from headrace.features.retrieval.store_files import FileBatch, StoreFile
 from headrace.features.retrieval.store_views import (
     batch_object,
     content_page,
@@ -22,9 +25,6 @@ from headrace.features.retrieval.store_views import (
     search_page,
     store_object,
 )
-from headrace.store.retrieval.passages import Passage
-from headrace.store.retrieval.search import FoundPassage
-from headrace.store.retrieval.store_files import FileBatch, StoreFile
 from headrace.store.retrieval.vector_stores import VectorStore
 from tests.refusals import Naming
 

@@ -15,6 +15,7 @@ import pytest
 from headrace.features.encoders.embed.inputs import Embedder
 from headrace.features.retrieval import served as ingest
 from headrace.features.retrieval.document_text import DocumentText
+from headrace.features.retrieval.passages import FilePassages
 from headrace.features.retrieval.served import FileReader, ReadersBusy
 from headrace.models.engine.requests import EncodeOutput, FinishReason
 from headrace.models.external.upstream import UpstreamLost
@@ -32,7 +33,6 @@ from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion
-from headrace.store.retrieval.passages import FilePassages
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tasks.call_tool import CALL_TOOL
