@@ -131,7 +131,7 @@ THE_SYSTEMS_OWN = {
         "quotas.delete_zero_totals",
         "retention.read_all",
         "retention.sweep_marked",
-        "response_cache.purge",
+        "entries.purge",
         "sharers.sweep",
         "sweeps.expire_overdue",
         "sweeps.fail_rejected",
