@@ -74,6 +74,7 @@ def _settings() -> Settings:
     except ValueError as error:
         raise SettingsError(f"HEADRACE_LOG_LEVEL: {error}") from error
     check_transport(settings)
+    open_seal(settings)  # malformed keys are told before anything is opened
     failpoints.install(settings.failpoints)
     return settings
 
