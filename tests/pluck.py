@@ -1,8 +1,9 @@
 """Remove features from a copy of the tree and check the rest: ``make pluck SEED=3`` or ``FEATURES="audit console"``.
 
 The seed draws three, and with a feature go those that import it along a line drawn in ``pyproject.toml``. What goes is
-the folder, its line in ``headrace/assembly.py``, and the tests in ``tests/features/NAME``. Then the walls, the types
-and the suite must pass. ``--quick`` runs the tests of what features plug into, and collects all others.
+the folder, its line in ``headrace/assembly.py``, the tests in ``tests/features/NAME``, and test files of other features
+that import it. Then the walls, the types and the suite must pass. ``--quick`` runs the tests of what features plug
+into, and collects all others.
 """
 
 import argparse
@@ -20,9 +21,10 @@ from headrace.assembly import FEATURES
 from headrace.store.settings import child_environment
 
 ROOT = Path(__file__).parents[1]
-HELD = {"encoders", "flows", "images", "openai", "responses", "retrieval", "templates"}
+HELD = {"encoders", "flows", "images", "openai", "response_cache", "responses", "retrieval", "templates"}
 """Features whose tasks and routes tests of the core use as examples: they are not drawn yet."""
 FOLDERS = sorted({name.partition(".")[0] for name in FEATURES})
+IMPORTED = re.compile(r"^from ((?:headrace|tests)\.features\.[\w.]+) import", re.MULTILINE)
 QUICK = """cli/client features headrace migrations models/runners producer_api/access producer_api/caches
     producer_api/http producer_api/reads producer_api/server producer_api/tasks prompts/tasks store supply_chain
     workers/dispatcher workers/tasks test_docs.py test_extending.py test_security.py test_walls.py"""
@@ -61,6 +63,24 @@ def remove(feature: str, tree: Path) -> None:
         file.write_text(re.sub(line, "", file.read_text(), flags=re.MULTILINE))
 
 
+def remove_tests_between(tree: Path) -> None:
+    """Remove test files of features that are left and import modules that are gone: they test two features together."""
+    files = {file for file in (tree / "tests" / "features").rglob("*.py") if file.name != "conftest.py"}
+    while True:
+        unfit = {file for file in files if any(not is_there(name, tree) for name in IMPORTED.findall(file.read_text()))}
+        if not unfit:
+            return
+        for file in unfit:
+            file.unlink()
+        files -= unfit
+
+
+def is_there(module: str, tree: Path) -> bool:
+    """Return True if the module of a feature or of its tests is in the tree."""
+    path = tree / module.removeprefix("headrace.").replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
 def pytest_of(args: argparse.Namespace) -> Iterable[list[str]]:
     """Return the commands that run tests."""
     whole = ["pytest", "-rf", "-m", "not gpu and not whole"]
@@ -88,6 +108,7 @@ def main() -> None:
         copy_tree(tree)
         for feature in removed:
             remove(feature, tree)
+        remove_tests_between(tree)
         env = child_environment({"PYTHONPATH": str(tree)})
         checks = [["lint-imports", "--no-logo"], ["mypy", "--no-error-summary", "--package", "headrace"]]
         for name, *rest in [*checks, *pytest_of(args)]:

@@ -8,11 +8,10 @@ from openai import InternalServerError, OpenAI
 
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
+from tests.features.batches.test_batch_routes import line, make
 from tests.otlp import Collector, ReceivedSpan
 from tests.processes import wait_for
 from tests.producer_api.serving import serving
-
-from .test_batch_routes import line, make
 
 TRACE_ID, CALLER_ID = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
 

@@ -42,6 +42,7 @@ def say(worker: ScriptedWorker, job_id: str, *texts: str) -> None:
     worker.succeed(attempt)
 
 
+@pytest.mark.uses("console")
 def test_a_hit_is_a_job_that_has_ended(api: httpx2.Client, worker: ScriptedWorker) -> None:
     source, result = ask(api)
     assert result == "miss"

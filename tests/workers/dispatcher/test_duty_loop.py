@@ -138,7 +138,7 @@ def test_a_dispatcher_that_waited_for_postgres_blames_no_worker(
     one = make()
     clock.now += 3600
     monkeypatch.setattr(module, "check_schema", lambda _db: None)
-    monkeypatch.setattr(module, "check_keys", lambda _db, _vault: one.stop())
+    monkeypatch.setattr(module, "check_seal", lambda _db: one.stop())
     monkeypatch.setattr(sweeps, "leader_lock", lambda _db: nullcontext())
     one.run()
     assert not one._outage_grace.blames(clock.now)
