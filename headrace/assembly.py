@@ -35,6 +35,7 @@ FEATURES: tuple[str, ...] = (
     "console",
     "response_cache",
     "encryption",
+    "retention",
     "webhooks",
     "encoders.embed",
     "encoders.rerank",

@@ -7,11 +7,17 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
 from headrace.producer_api.runtime import Runtime
+from headrace.store.keeper import Duty
 from headrace.store.settings import Settings
 
 
 class ApiWork:
-    """What a feature keeps or runs in each API process beside the requests. A feature overrides what it needs."""
+    """What a feature keeps or runs in each API process beside the requests. A feature overrides what it needs.
+
+    ``duties``: groups, as of ``store.keeper``. They run in one API process at a time.
+    """
+
+    duties: Sequence[Sequence[Duty]] = ()
 
     def start(self) -> None:
         """Start, after the process has its connections. Must not block."""

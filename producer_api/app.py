@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace.assembly import parts
+from headrace.producer_api.api_keeper import ApiKeeper
 from headrace.producer_api.api_part import ApiPart, ApiWork
 from headrace.producer_api.files import file_routes, upload_routes
 from headrace.producer_api.http import health_routes, pages
@@ -120,13 +121,16 @@ class Application(FastAPI):
 
 @asynccontextmanager
 async def _lifespan(runtime: Runtime, features: Sequence[ApiWork], _app: FastAPI) -> AsyncIterator[None]:
+    keeper = ApiKeeper(runtime, [duties for work in features for duties in work.duties])
     await runtime.start()
     for work in features:
         work.start()
+    keeper.start()
     try:
         yield
     finally:
         runtime.draining.set()
+        await run_in_threadpool(keeper.stop)
         for work in features:
             await run_in_threadpool(work.stop)
         await runtime.stop()

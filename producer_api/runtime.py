@@ -43,6 +43,10 @@ from headrace.store.tenants.quotas import fold_for_the_dispatcher
 from headrace.store.tracing.tracing import OFF, Tracing
 
 _POOL_SIZE = 16
+# The lead, the batches, mirrors, and three of files. They are opened when they are needed.
+_DUTIES_POOL_SIZE = 6
+# A batch reads files, possibly over the network, within a transaction.
+_DUTIES_IDLE_S = 30.0
 # The most tenants whose calls that may take long are made at the same time.
 _TENANT_THREADS = 8
 # A request can do without Redis, so it waits only this long, without a retry.
@@ -63,6 +67,14 @@ class Runtime:
         self.blobs = open_blobs(settings)
         seal = open_seal(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", seal=seal)
+        # Of the duties (``producer_api.api_keeper``): no request waits for their connections.
+        self.duties_db = Database(
+            settings.database_url,
+            pool_size=_DUTIES_POOL_SIZE,
+            application_name="headrace-batches",
+            seal=seal,
+            idle_timeout_s=_DUTIES_IDLE_S,
+        )
         self.metrics_page = MetricsPage(self.db, self.metrics)
         self._connect_redis(seal)
         self.catalog = ModelCatalog(self.db)
@@ -148,4 +160,5 @@ class Runtime:
         self.redis.close()
         self.lists.close()
         self.tracing.stop()
+        self.duties_db.close()
         self.db.close()

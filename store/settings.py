@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     retrieval_model: str = ""
     # What reads PDF and office files for vector stores; "docling" needs the extra of this name beside the workers.
     document_reader: Literal["standard", "docling"] = "standard"
-    # Batches are kept by one of the API processes that may; "off" leaves that to the others.
+    # Batches are kept and files removed by one of the API processes that may; "off" leaves that to the others.
     keep_batches: Literal["on", "off"] = "on"
     max_batch_lines: int = Field(1_000_000, ge=1)
     # Lines of all batches together that are jobs and have not ended.

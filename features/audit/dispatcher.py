@@ -1,8 +1,8 @@
 """What the audit log adds to the dispatcher: it logs the heads of the chains."""
 
 from headrace.features.audit.audit_heads import AuditHeads
+from headrace.store.keeper import Duty
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
-from headrace.workers.dispatcher.duties import Duty
 
 
 class _AuditWork(DispatcherWork):

@@ -1,17 +1,15 @@
-"""The batch keeper: a thread that validates input files, submits their lines as jobs and writes the result files.
+"""The batch keeper: a duty that validates input files, submits their lines as jobs and writes the result files.
 
-One API process is the leader and runs all batches; the others stand by. In each turn the keeper takes one batch of each
-tenant (``batch_round_robin``), chooses its next step (``next_step``, pure) and runs a small piece of that step, so no
-tenant blocks another. After each turn the thread sleeps three times as long as it worked, so API requests are not
-delayed. Progress of the two long steps (validation and writing results) is only in memory: a new leader starts them
-again. Each change that must happen exactly once is one transaction in ``batch_steps``. The thread makes
-the copies of shadow rollouts of pipelines too (``features.flows.pipeline_mirrors``). Files and contents are
-removed on a second thread: it may wait for a lock or for the storage, and no batch waits for it.
+One API process leads and runs all batches; the others stand by (``producer_api.api_keeper``). In each turn the
+keeper takes one batch of each tenant (``batch_round_robin``), chooses its next step (``next_step``, pure) and runs a
+small piece of that step, so no tenant blocks another. After each turn it rests three times as long as it worked, so API
+requests are not delayed. Progress of the two long steps (validation and writing results) is only in memory: a new
+leader starts them again. Each change that must happen exactly once is one transaction in ``batch_steps``.
 """
 
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -29,7 +27,6 @@ from headrace.features.batches.batch_validation import validate
 from headrace.features.batches.batches import Batch
 from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.flows.pipeline_lines import PipelineLines
-from headrace.features.flows.pipeline_mirrors import PipelineMirrors
 from headrace.producer_api.api_part import ApiWork
 from headrace.producer_api.jobs.cancel import announce_cancelled
 from headrace.producer_api.runtime import Runtime
@@ -39,11 +36,9 @@ from headrace.producer_api.submission.queue_limits import QueueLimits
 from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.sandbox.turns import on_behalf_of
 from headrace.store.db.database import Database
-from headrace.store.db.leader_election import Leadership
-from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
-from headrace.store.files import files, uploads
 from headrace.store.files.blob_storage import Blobs
+from headrace.store.keeper import Duty
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
@@ -68,8 +63,6 @@ MAX_TAKING_S = 0.5
 MIN_UNDER_WAY = 8
 MAX_LONG_TASKS = 4
 """Most batches of one tenant in validation or result writing at a time: each holds an open file and some memory."""
-EXPIRY_CHECK_S = 60.0
-SWEEP_S = 3600.0
 
 OnCancelled = Callable[[list[str], list[str]], None]
 """Callback with the ids of cancelled jobs: those still running on a worker, and those that have ended."""
@@ -126,11 +119,12 @@ class _LongTask:
 
 
 class BatchKeeper(ApiWork):
-    """The thread. The API process calls ``start`` and ``stop``; a route calls ``wake`` after it has stored a batch."""
+    """The duty. A route calls ``wake`` after it has stored a batch."""
 
     def __init__(
         self,
         settings: Settings,
+        db: Database,
         blobs: Blobs,
         *,
         submissions: Submissions,
@@ -143,74 +137,32 @@ class BatchKeeper(ApiWork):
         self._blobs = blobs
         self._queue_limits = queue_limits
         self._on_cancelled = on_cancelled
-        # One connection for the leader lock, one for queries and one to remove files, apart from the routes' pool.
-        self._db = Database(
-            settings.database_url,
-            pool_size=3,
-            application_name="headrace-batches",
-            seal=open_seal(settings),
-            # A file's content is deleted from storage, possibly over the network, within the database transaction.
-            idle_timeout_s=30,
-        )
+        self._db = db
         self._lines = LineReader(settings, self._db, submissions, pipelines, tracing)
-        self._mirrors = PipelineMirrors(settings, self._db, pipelines)
         self._tracing = tracing
         self._long_tasks: dict[str, _LongTask] = {}
         self._round_robin = BatchRoundRobin()
-        self._next_expiry_check_at = self._next_sweep_at = 0.0
-        self._stopping = threading.Event()
-        self._woken = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
-        self._removing: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread if ``keep_batches`` is ``on``."""
-        if self._settings.keep_batches == "on":
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread; another process takes over."""
-        self._stopping.set()
-        self._woken.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        if self._removing is not None:
-            self._removing.join(timeout=5)
-        self._db.close()
+        self._duty = Duty("keep_batches", IDLE_S, self._keep, begin=self._forget_progress)
+        self.duties = ((self._duty,),)
 
     def wake(self) -> None:
         """Start the next turn immediately."""
-        self._woken.set()
+        self._duty.wake()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with batch_steps.keeper_lock(self._db) as lead:
-                    if lead:
-                        self._keep(lead)
-            except HeadraceError as error:
-                _log.warning("batches_not_kept", reason=error.message)
-            except Exception as defect:  # noqa: BLE001 - the thread must survive, all batches depend on it
-                internal_error(defect)
-            for batch_id in [*self._long_tasks]:
-                self._stop_task(batch_id)
-            self._stopping.wait(IDLE_S)
+    def stop(self) -> None:
+        """Stop the long tasks but one that still runs."""
+        with suppress(ValueError):
+            self._forget_progress()
 
-    def _keep(self, lead: Leadership) -> None:
-        _log.info("batches_kept")
-        while not self._stopping.is_set():
-            lead.check()
-            self._woken.clear()
-            began_s = time.thread_time()
-            pause_s = self._turn()
-            # CPU time, not wall time: a wait for Postgres does not delay requests.
-            took_s = time.thread_time() - began_s
-            self._woken.wait(max(pause_s, SLEEP_FACTOR * took_s))
+    def _keep(self) -> None:
+        """Run a turn, and set the pause after it."""
+        began_s = time.thread_time()
+        pause_s = self._turn()
+        # CPU time, not wall time: a wait for Postgres does not delay requests.
+        self._duty.period_s = max(pause_s, SLEEP_FACTOR * (time.thread_time() - began_s))
 
     def _turn(self) -> float:
         """Run one piece for at least one batch of each tenant; return the shortest useful pause in seconds."""
-        self._begin_to_remove_files()
-        self._mirrors.turn()
         found = batch_steps.list_live(self._db)
         self._round_robin.keep(found)
         for batch_id in self._long_tasks.keys() - {batch.id for batch in found}:
@@ -220,7 +172,7 @@ class BatchKeeper(ApiWork):
         while batches := self._round_robin.round():
             for batch in batches:
                 has_worked |= self._advance(batch)
-            if time.monotonic() >= ends_at or self._stopping.is_set():
+            if time.monotonic() >= ends_at:
                 break
         if has_worked:
             return TURN_S
@@ -346,36 +298,10 @@ class BatchKeeper(ApiWork):
             raw, taken = raw[:num_lines], taken[:num_lines]
         return len(raw)
 
-    def _begin_to_remove_files(self) -> None:
-        """At intervals delete expired files and unreferenced contents on a thread, unless the last one still runs."""
-        now = time.monotonic()
-        if now < self._next_expiry_check_at or (self._removing is not None and self._removing.is_alive()):
-            return
-        self._next_expiry_check_at = now + EXPIRY_CHECK_S
-        steps: list[Callable[[], object]] = [
-            lambda: files.expire(self._db),
-            lambda: uploads.expire(self._db),
-            lambda: self._repeat(lambda: files.remove_unreferenced(self._db, self._blobs)),
-        ]
-        if now >= self._next_sweep_at:
-            self._next_sweep_at = now + SWEEP_S
-            steps.append(self._blobs.sweep)
-        self._removing = threading.Thread(target=self._remove_files, args=(steps,), name="batch-files", daemon=True)
-        self._removing.start()
-
-    def _remove_files(self, steps: Sequence[Callable[[], object]]) -> None:
-        """Run the steps; one that fails is tried again after ``EXPIRY_CHECK_S``, and the others run."""
-        for step in steps:
-            try:
-                step()
-            except Unavailable as error:
-                _log.warning("files_not_tidied", reason=error.message)
-            except Exception as defect:  # noqa: BLE001 - the other steps must run
-                internal_error(defect)
-
-    def _repeat(self, step: Callable[[], object]) -> None:
-        while step() and not self._stopping.is_set():
-            pass
+    def _forget_progress(self) -> None:
+        """Stop the long tasks: another process may have led, and gone on with them."""
+        for batch_id in [*self._long_tasks]:
+            self._stop_task(batch_id)
 
     def _stop_task(self, batch_id: str) -> None:
         self._long_tasks.pop(batch_id).pieces.close()
@@ -385,6 +311,7 @@ def keeper_for(runtime: Runtime) -> BatchKeeper:
     """Return the keeper of an API process."""
     return BatchKeeper(
         runtime.settings,
+        runtime.duties_db,
         runtime.blobs,
         submissions=runtime.submissions,
         pipelines=PipelineLines(runtime.submissions.hook(FlowSubmissions)),

@@ -6,7 +6,6 @@ dies. The batch keeper chooses the transition and parses the lines.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ from sqlalchemy import Connection, text
 
 from headrace.features.batches.batches import COLUMNS, Batch, from_row
 from headrace.store.db.database import Database, dump_json
-from headrace.store.db.leader_election import Leadership, lead
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
 from headrace.store.files.blob_storage import BlobWriter
@@ -25,11 +23,6 @@ from headrace.store.jobs.terminal import conclude
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.seal import Seal, SealContext
-
-# "batches!" in ASCII; any constant that no other lock on the server uses.
-KEEPER_LOCK = 0x62617463_68657321
-KEEPER_SILENCE_S = 60.0
-"""The keeper reports at least this often. One piece of its work may wait for a slow file storage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +172,6 @@ FROM batches AS batch JOIN webhook_endpoints AS endpoint ON endpoint.tenant_id =
 WHERE batch.id = :id AND endpoint.disabled_at IS NULL
     AND endpoint.events && ARRAY['batch.' || batch.status, '*']::varchar[]
 """)
-
-
-def keeper_lock(db: Database) -> AbstractContextManager[Leadership | None]:
-    """Hold the batch keepers' lock in the block if it is free; see ``store.db.leader_election``."""
-    return lead(db, KEEPER_LOCK, silence_s=KEEPER_SILENCE_S)
 
 
 @dataclass(frozen=True, slots=True)

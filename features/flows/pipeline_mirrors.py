@@ -1,22 +1,24 @@
 """Makes the mirrors of rollouts of pipelines in shadow mode: jobs of the candidate's steps, which the API prepares.
 
-The thread of the batch keeper calls it, so one API process makes them, and no request waits. A mirror, and the jobs
+It is a duty, so one API process makes them, and no request waits. A mirror, and the jobs
 that get one: ``store.rollouts.shadow``. The dispatcher reads the pairs and judges them.
 """
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import structlog
 
+from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.features.flows.pipelines import MIRRORED_INPUT, PipelineVersion
-from headrace.producer_api.server.errors import internal_error
+from headrace.producer_api.api_part import ApiWork
+from headrace.producer_api.runtime import Runtime
 from headrace.store.db.database import Database
-from headrace.store.errors import HeadraceError, InvalidRequest, RequestError
+from headrace.store.errors import InvalidRequest, RequestError
 from headrace.store.jobs.jobs import NewJob
+from headrace.store.keeper import Duty, run_parts
 from headrace.store.rollouts.evidence import Evidence
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
 from headrace.store.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
@@ -54,36 +56,26 @@ def check_mirrored(settings: Settings, db: Database, tenant_id: str, candidate: 
             )
 
 
-class PipelineMirrors:
+class PipelineMirrors(ApiWork):
     """Makes mirrors. Blocks. Where it is stays in memory: another process looks at the last minute again."""
 
     def __init__(self, settings: Settings, db: Database, pipelines: PipelineLines) -> None:
         self._settings = settings
         self._db = db
         self._pipelines = pipelines
-        self._next_look_at = 0.0
+        duty = Duty("mirror_pipelines", LOOK_S, self._turn, lambda: bool(settings.shadow_tenant))
+        self.duties = ((duty,),)
         # By rollout: ``mirrored_until`` alone is used.
         self._looked: dict[str, Evidence] = {}
 
-    def turn(self) -> None:
-        """Make the mirrors that are due, if the last look is ``LOOK_S`` ago. A failure is logged."""
-        now = time.monotonic()
-        if not self._settings.shadow_tenant or now < self._next_look_at:
-            return
-        self._next_look_at = now + LOOK_S
+    def _turn(self) -> None:
         found = [
             one
             for one in active_rollouts(self._db).values()
             if one.kind is RolloutKind.PIPELINE and one.mode is RolloutMode.SHADOW
         ]
         self._looked = {rollout.id: self._looked.get(rollout.id, Evidence()) for rollout in found}
-        for rollout in found:
-            try:
-                self._mirror(rollout)
-            except HeadraceError as error:
-                _log.warning("mirrors_not_made", rollout=rollout.id, reason=error.message)
-            except Exception as defect:  # noqa: BLE001 - a defect in one rollout must not stop the thread that keeps all batches
-                internal_error(defect)
+        run_parts((rollout.id, partial(self._mirror, rollout)) for rollout in found)
 
     def _mirror(self, rollout: Rollout) -> None:
         """Make the mirrors of a rollout with the rights of the key that has started it."""
@@ -116,3 +108,9 @@ class PipelineMirrors:
         if any("policy" in step.payload for step in made.steps):
             return None
         return as_mirror(made, rollout, row["id"], self._settings.shadow_tenant)
+
+
+def mirrors_for(runtime: Runtime) -> PipelineMirrors:
+    """Return what makes the mirrors of an API process."""
+    pipelines = PipelineLines(runtime.submissions.hook(FlowSubmissions))
+    return PipelineMirrors(runtime.settings, runtime.duties_db, pipelines)

@@ -6,9 +6,9 @@ Jobs whose source has ended without them are ended or computed, and old entries 
 import structlog
 
 from headrace.features.response_cache import entries, sharers
+from headrace.store.keeper import Duty
 from headrace.store.scheduling.work_probe import PendingWork
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
-from headrace.workers.dispatcher.duties import Duty
 from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS
 
 PURGE_S = 60.0

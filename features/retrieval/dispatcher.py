@@ -1,8 +1,8 @@
 """What vector stores add to the dispatcher: it removes those that were deleted or have expired, in steps."""
 
+from headrace.store.keeper import Duty
 from headrace.store.retrieval import vector_stores
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
-from headrace.workers.dispatcher.duties import Duty
 
 REMOVE_S = 60.0
 

@@ -4,9 +4,9 @@ from headrace.features.webhooks.metrics import WebhookMetrics
 from headrace.features.webhooks.outbox import DUE, oldest_due_s
 from headrace.features.webhooks.sender import WebhookSender
 from headrace.store.calls.addresses import parse_networks
+from headrace.store.keeper import Duty
 from headrace.store.scheduling.work_probe import PendingWork
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
-from headrace.workers.dispatcher.duties import Duty
 
 # The sender is notified when deliveries are due; it polls as well, in case a notification is lost.
 _SENDER_LOOKS_S = 1.0

@@ -13,6 +13,7 @@ import re
 import select
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -50,6 +51,8 @@ its row locks would keep workers from renewing leases."""
 
 # Row-level security: the policies of the tables compare ``tenant_id`` with this setting, ids separated by commas.
 _SET = "SELECT set_config('headrace.tenant', %s, true)"
+# Before it, the limits of ``time_limits``, if there are any: for one transaction too.
+_LIMITS: ContextVar[str] = ContextVar("limits", default="")
 _OPTION = "headrace_first"
 
 # U+0000 as orjson writes it, but not an escaped backslash followed by u0000. jsonb refuses U+0000, so we do too.
@@ -131,6 +134,18 @@ class Database:
     def close(self) -> None:
         """Close the idle connections; those in use close when they come back."""
         self._engine.dispose()
+
+
+@contextmanager
+def time_limits(*, lock_s: float | None, statement_s: float | None) -> Iterator[None]:
+    """Bound the statements of this thread in the block: by the wait for a lock, and by their time. None: as before."""
+    limits = {"lock_timeout": lock_s, "statement_timeout": statement_s}
+    given = (f"set_config('{name}', '{round(s * 1000)}ms', true)" for name, s in limits.items() if s is not None)
+    before = _LIMITS.set(", ".join(given))
+    try:
+        yield
+    finally:
+        _LIMITS.reset(before)
 
 
 def parse_url(url: str) -> URL:
@@ -281,11 +296,15 @@ class _Setting:
 def _with_tenants(connection: Connection, tenant_id: str | None, tenant_ids: Collection[str] = ()) -> Connection:
     """Set the tenants of a connection that was just taken from the pool. Without tenants nothing is set."""
     names = [*tenant_ids] if tenant_id is None else [tenant_id, *tenant_ids]
-    if not names:
+    limits = _LIMITS.get()
+    if not names and not limits:
         return connection
     if any("," in name for name in names):
         raise ValueError("a tenant's id has no comma: it would be two")
-    return with_setting(connection, _SET, ",".join(names))
+    if not limits:
+        return with_setting(connection, _SET, ",".join(names))
+    tenants = (", set_config('headrace.tenant', %s, true)", (",".join(names),)) if names else ("", ())
+    return with_setting(connection, f"SELECT {limits}{tenants[0]}", *tenants[1])
 
 
 def with_setting(connection: Connection, setting: str, *parameters: str) -> Connection:

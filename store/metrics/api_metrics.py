@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from headrace.store.metrics.registry import SHORT_SECONDS, CommitMetrics, begin, new_registry, render
+from headrace.store.metrics.registry import SHORT_SECONDS, CommitMetrics, DutyMetrics, begin, new_registry, render
 from headrace.store.payloads.job_payload import CLASS_NAMES, ServiceClass
 from headrace.store.scheduling.backlog import TenantBacklog
 from headrace.store.tracing.tracing import OFF, Tracing
@@ -19,6 +19,7 @@ class ApiMetrics:
     def __init__(self, tracing: Tracing = OFF) -> None:
         self.registry = registry = new_registry(tracing)
         self.commits = CommitMetrics(registry)
+        self.duties = DutyMetrics(registry)
         self.jobs_accepted = Counter(
             "headrace_jobs_accepted",
             "Jobs accepted; replayed: a repeated request got the job of the first one",

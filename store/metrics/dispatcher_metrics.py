@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from headrace.store.metrics.registry import begin, new_registry, render
+from headrace.store.metrics.registry import DutyMetrics, begin, new_registry, render
 from headrace.store.payloads.job_payload import CLASS_NAMES
 from headrace.store.rollouts.rollouts import Rollout
 from headrace.store.scheduling.backlog import TenantBacklog
@@ -39,9 +39,7 @@ class DispatcherMetrics:
             "how long the longest duty under way has been running, or the loop that keeps the lead has not turned",
             registry=registry,
         )
-        self.duty_failures = Counter(
-            "headrace_dispatcher_duty_failures", "turns of a duty that failed", ["duty"], registry=registry
-        )
+        self.duties = DutyMetrics(registry)
         self.leases_expired = Counter(
             "headrace_leases_expired",
             "jobs taken from workers that did not renew their lease, by what became of them",

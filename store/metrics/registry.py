@@ -1,7 +1,7 @@
 """What the metrics of all processes share: the registry, the buckets, the page's format, and group commits."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -10,6 +10,7 @@ from prometheus_client import (
     Gauge,
     Histogram,
     ProcessCollector,
+    Summary,
     disable_created_metrics,
     generate_latest,
 )
@@ -81,6 +82,25 @@ class TracingCollector(Collector):
         dropped.add_metric(["queue_full"], counts.queue_full)
         dropped.add_metric(["not_exported"], counts.not_exported)
         yield dropped
+
+
+class DutyMetrics:
+    """The turns of the duties of a process's keeper (``store.keeper``), by ``duty``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._failures = Counter("headrace_duty_failures", "Parts of turns that failed", ["duty"], registry=registry)
+        self._seconds = Summary("headrace_duty_seconds", "Turns and their time", ["duty"], registry=registry)
+
+    def begin(self, duties: Iterable[str]) -> None:
+        """Make the series of these duties."""
+        for duty in duties:
+            self._failures.labels(duty)
+            self._seconds.labels(duty)
+
+    def note(self, duty: str, took_s: float, num_failed: int) -> None:
+        """Count a turn of a duty, of which so many parts failed."""
+        self._failures.labels(duty).inc(num_failed)
+        self._seconds.labels(duty).observe(took_s)
 
 
 class CommitMetrics:

@@ -53,6 +53,12 @@ def list_tenants(db: Database) -> list[Tenant]:
         return [Tenant(**row) for row in connection.execute(_LIST).mappings()]
 
 
+def list_ids(db: Database) -> list[str]:
+    """Return the ids of all tenants."""
+    with db.autocommit() as connection:
+        return list(connection.execute(text("SELECT id FROM tenants")).scalars())
+
+
 # The names of tenants.
 _NAMES = text("SELECT id, name FROM tenants WHERE id = ANY(CAST(:ids AS text[]))")
 

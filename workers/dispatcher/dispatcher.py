@@ -1,7 +1,7 @@
 """The dispatcher runs the periodic duties that no request triggers: ``python -m headrace.workers.dispatcher``.
 
 One process leads, a standby waits for a lock in Postgres. Each duty is a decision and one statement. It may safely run
-twice, and neither its failure nor its wait for a lock affects other duties (``workers.dispatcher.duties``). The
+twice, and neither its failure nor its wait for a lock affects other duties (``store.keeper``). The
 dispatcher runs no model; the meaning of job states is ``store``'s.
 """
 
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -22,9 +23,9 @@ from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
 from headrace.store.errors import HeadraceError, SettingsError
 from headrace.store.jobs import sweeps
+from headrace.store.keeper import Duty, Keeper
 from headrace.store.logs import configure_logging
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
-from headrace.store.metrics.registry import begin
 from headrace.store.redis.connection import connect
 from headrace.store.scheduling.work_probe import PendingWork, WorkProbe
 from headrace.store.settings import Settings, load_settings, require_services
@@ -34,13 +35,12 @@ from headrace.store.streams.stream_log import StreamPublisher
 from headrace.store.tracing.tracing import OFF, Tracing, open_tracing
 from headrace.workers.dispatcher.autoscaler import Autoscaler
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart
-from headrace.workers.dispatcher.duties import Duty, DutyGroup, DutyThreads
 from headrace.workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
 from headrace.workers.dispatcher.queue_stats import QueueStats
 from headrace.workers.dispatcher.ready_window import ReadyWindow
-from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
+from headrace.workers.dispatcher.row_duties import row_duties
 from headrace.workers.health import OK, HealthServer, LoopHeartbeat
 
 log = structlog.get_logger(__name__)
@@ -52,11 +52,13 @@ COUNT_S = 0.25
 LEAD_S = 1.0
 MEASURE_S = 2.0
 ROLLOUT_S = 2.0
+LOCK_TIMEOUT_S = 2.0
+"""A duty that waits longer for a row gives up, and tries again: the row may be free then, and others are not late."""
 _STOP_S = 0.5
-# A duty may wait for Postgres. After this time it counts as hung, and a supervisor may restart the process.
+# The loop that keeps the lead counts as hung after this time, and a supervisor may restart the process.
 _LONGEST_TURN_S = 60.0
-# The duties have a thread each, and so has the retention; features have some of their own.
-_POOL_SIZE = 20
+# The duties have a thread each; features have some of their own.
+_POOL_SIZE = 32
 
 
 class Dispatcher:
@@ -89,18 +91,22 @@ class Dispatcher:
         self._counter = QueueStats(self._db, on_interval=self._autoscaler.observe)
         self._due = PendingWork()
         parts = parts_of_features("dispatcher", DispatcherPart)
-        context = DispatcherContext(self._db, settings, self.metrics, tracing, self.sweeper.nudge)
+        context = DispatcherContext(
+            self._db, settings, self.metrics, tracing, self.sweeper.nudge, partial(stream_log.forget, self._redis)
+        )
         self._features = [part.build(context) for part in parts]
         self._probe = WorkProbe(self._db, {kind: query for part in parts for kind, query in part.probes.items()})
         self._look = Duty("look", LOOK_S, self.look)
-        self.duties = DutyThreads([DutyGroup(duties, self._note_failure) for duties in self._duty_groups()])
-        self.metrics.turn_age.set_function(lambda: max(self.heartbeat.age_s, self.duties.longest_s))
+        self.keeper = Keeper(self._duty_groups(), self.metrics.duties.note)
+        self.metrics.duties.begin(duty.name for duty in self.keeper.duties)
+        self.metrics.turn_age.set_function(lambda: max(self.heartbeat.age_s, self.keeper.longest_s))
 
     def _duty_groups(self) -> tuple[tuple[Duty, ...], ...]:
         """Return the duties. Those that share state in memory are one group; no other duty waits for them."""
         settings, sweeper = self._settings, self.sweeper
         sweep_s = settings.sweep_s
-        groups = (
+        locks: dict[str, Any] = {"lock_timeout_s": LOCK_TIMEOUT_S}
+        return (
             (
                 Duty("notice_wipe", min(sweep_s, 1.0), self.ready_window.notice_wipe),
                 self._look,
@@ -110,19 +116,15 @@ class Dispatcher:
                 Duty("count_queued", COUNT_S, self._counter.turn, lambda: self._due.changes or self._counter.has_news),
                 Duty("autoscale", MEASURE_S, self._autoscaler.turn, lambda: self._autoscaler.is_needed),
             ),
-            (Duty("sweep_leases", sweep_s, sweeper.sweep_leases),),
-            (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines),),
-            (Duty("expire_approvals", sweep_s, sweeper.expire_approvals),),
-            (Duty("fail_rejected", sweep_s, sweeper.fail_rejected),),
+            (Duty("sweep_leases", sweep_s, sweeper.sweep_leases, **locks),),
+            (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines, **locks),),
+            (Duty("expire_approvals", sweep_s, sweeper.expire_approvals, **locks),),
+            (Duty("fail_rejected", sweep_s, sweeper.fail_rejected, **locks),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
-            (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn),),
+            (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn, **locks),),
+            *row_duties(self._db, settings),
             *(tuple(group) for work in self._features for group in work.duties),
         )
-        begin(self.metrics.duty_failures, *(duty.name for group in groups for duty in group))
-        return groups
-
-    def _note_failure(self, name: str) -> None:
-        self.metrics.duty_failures.labels(name).inc()
 
     def _rollout_keeper(self) -> RolloutKeeper:
         settings = self._settings
@@ -136,16 +138,16 @@ class Dispatcher:
 
     def check(self) -> str:
         """Return ``ok``, or what has been running for so long that it counts as hung."""
-        hung = self.duties.check(_LONGEST_TURN_S)
+        hung = self.keeper.check()
         return self.heartbeat.check() if hung == OK else hung
 
     def run(self) -> None:
         """Lead, or wait to lead, until stopped. Raises SettingsError for a wrong encryption key. Call it once."""
-        self.duties.start()
+        self.keeper.start()
         try:
             self._lead_in_turn()
         finally:
-            self.duties.stop()
+            self.keeper.stop()
 
     def _lead_in_turn(self) -> None:
         while not self._stopping.is_set():
@@ -174,20 +176,14 @@ class Dispatcher:
         """Let the duties run until stopped, or until the lead is lost. Raises Unavailable."""
         log.info("dispatcher.leading")
         self.metrics.leading.set(1)
-        forgetting = RetentionThread(self._db, self._settings, partial(stream_log.forget, self._redis))
         for work in self._features:
             work.begin_leading()
-        forgetting.start()
-        self.duties.switch_on()
         try:
-            while not self._stopping.wait(min(self._settings.sweep_s, LEAD_S)):
-                self.heartbeat.beat()
-                lead.check()
+            look_s = min(self._settings.sweep_s, LEAD_S)
+            self.keeper.keep(lead, self._stopping, look_s, on_look=self.heartbeat.beat)
         finally:
-            self.duties.switch_off(_STOP_S)
             self.metrics.leading.set(0)
             self.metrics.clear()
-            forgetting.stop(_STOP_S)
             for work in self._features:
                 work.clear()
                 work.end_leading(_STOP_S)

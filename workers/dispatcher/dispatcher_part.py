@@ -4,22 +4,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.store.db.database import Database
+from headrace.store.keeper import Duty
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.scheduling.work_probe import PendingWork
 from headrace.store.settings import Settings
 from headrace.store.tracing.tracing import Tracing
-from headrace.workers.dispatcher.duties import Duty
 
 
 @dataclass(frozen=True, slots=True)
 class DispatcherContext:
-    """What the dispatcher gives to the work of a feature. ``nudge``: ends open streams of ended jobs at once."""
+    """What the dispatcher gives to the work of a feature.
+
+    ``nudge``: ends open streams of ended jobs at once. ``forget_streams`` deletes jobs' streams in Redis.
+    """
 
     db: Database
     settings: Settings
     metrics: DispatcherMetrics
     tracing: Tracing
     nudge: Callable[[Iterable[str]], None]
+    forget_streams: Callable[[Iterable[str]], None]
 
 
 class DispatcherWork:

@@ -5,14 +5,15 @@ number in each transaction. All of it is in Postgres, so another dispatcher goes
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from functools import partial
 
 import structlog
 from pydantic import ValidationError
 
 from headrace.store.db.database import Database
-from headrace.store.errors import RequestError, Unavailable
+from headrace.store.errors import RequestError
+from headrace.store.keeper import run_parts
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
 from headrace.store.rollouts import changes, moves, shadow
 from headrace.store.rollouts.evidence import Evidence, read_evidence
@@ -62,30 +63,21 @@ class RolloutKeeper:
         active = [rollout for rollout in found if rollout.state.is_active]
         self._metrics.show_rollouts(active)
         self._noted_at = {rollout.id: self._noted_at.get(rollout.id, float("-inf")) for rollout in active}
+        judged: list[Judgement] = []
         # Every ended rollout gets its share of each turn.
-        has_more = False
-        for rollout in found:
-            if not rollout.state.is_active:
-                with self._apart(rollout):
-                    has_more |= self._move(rollout)
-        judged: list[Judgement | None] = []
-        for rollout in active:
-            with self._apart(rollout):
-                judged.append(self._judge(rollout))
-        self._metrics.show_judgements(one for one in judged if one is not None)
-        return has_more
-
-    @contextmanager
-    def _apart(self, rollout: Rollout) -> Iterator[None]:
-        """Log and count what the block raises: the other rollouts go on."""
+        ended_first = sorted(found, key=lambda rollout: rollout.state.is_active)
         try:
-            yield
-        except Unavailable as error:
-            log.warning("rollout.not_looked_at", rollout=rollout.id, error=error.message)
-            self._metrics.duty_failures.labels("advance_rollouts").inc()
-        except Exception:
-            log.exception("rollout.not_looked_at", rollout=rollout.id)
-            self._metrics.duty_failures.labels("advance_rollouts").inc()
+            return run_parts((rollout.id, partial(self._advance, rollout, judged)) for rollout in ended_first)
+        finally:
+            self._metrics.show_judgements(judged)
+
+    def _advance(self, rollout: Rollout, judged: list[Judgement]) -> bool:
+        """Do what is due for one rollout; return whether there may be more."""
+        if not rollout.state.is_active:
+            return self._move(rollout)
+        if (judgement := self._judge(rollout)) is not None:
+            judged.append(judgement)
+        return False
 
     def _move(self, rollout: Rollout) -> bool:
         if rollout.mode is RolloutMode.SHADOW or rollout.kind is RolloutKind.PIPELINE:

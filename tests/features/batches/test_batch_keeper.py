@@ -1,8 +1,6 @@
 """Turns of the batch keeper without services: the pieces that it runs, their bounds, and how faults are kept apart."""
 
 import io
-import math
-import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +17,6 @@ from headrace.features.batches.batches import Batch
 from headrace.store.errors import InvalidRequest, StatementTimeout, Unavailable
 from headrace.store.schema.batch_states import BatchStatus
 from tests.features.batches.making import BATCH, PRINCIPAL, SETTINGS
-from tests.processes import WAIT_S, wait_for
 
 LINES = [b'{"custom_id": "%d"}\n' % number for number in range(1, 6)]
 RUNNING = replace(BATCH, status=BatchStatus.IN_PROGRESS, next_line=1, next_offset=0, num_completed=0, num_failed=0)
@@ -46,6 +43,7 @@ class World:
         patch.setattr(batch_keeper, "publish", lambda *of: self.long("publish", of[-1]))
         self.keeper = BatchKeeper(
             SETTINGS,
+            none,
             here,
             submissions=none,
             pipelines=none,
@@ -53,9 +51,7 @@ class World:
             on_cancelled=lambda running, ended: self.told.append(("cancelled", running, ended)),
         )
         patch.setattr(self.keeper, "_lines", self)
-        patch.setattr(self.keeper, "_mirrors", SimpleNamespace(turn=lambda: None))
         patch.setattr(self.keeper, "_round_robin", BatchRoundRobin(clock=lambda: self.now))
-        patch.setattr(self.keeper, "_next_expiry_check_at", math.inf)
 
     def clock(self) -> float:
         self.now += 0.05
@@ -67,14 +63,8 @@ class World:
     def turn(self) -> tuple[float, list[Any]]:
         """Run a turn, of one round; return the pause after it and the actions of the keeper."""
         self.told.clear()
+        self.now += 0.05
         return self.keeper._turn(), [*self.told]
-
-    def tidy(self) -> float:
-        """Run a turn and wait until files are removed; return the pause after it."""
-        pause_s = self.keeper._turn()
-        if self.keeper._removing is not None:
-            self.keeper._removing.join(WAIT_S)
-        return pause_s
 
     @contextmanager
     def open(self, _digest: str) -> Iterator[io.BytesIO]:
@@ -249,88 +239,3 @@ def test_without_the_database_no_batch_is_tried(world: World) -> None:
     world.faults["a"] = Unavailable("Postgres is away", code="database_unavailable")
     with pytest.raises(Unavailable):
         world.turn()
-
-
-def test_files_are_tidied_each_minute_and_the_storage_swept_each_hour(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = list[str]()
-    contents = iter([True, False, False])
-
-    def note(what: str, more: Iterator[bool] | None = None) -> Any:
-        return lambda *_: told.append(what) or next(more or iter(()), None)
-
-    expire = note("files")
-    monkeypatch.setattr(
-        batch_keeper, "files", SimpleNamespace(expire=expire, remove_unreferenced=note("contents", contents))
-    )
-    monkeypatch.setattr(batch_keeper, "uploads", SimpleNamespace(expire=note("uploads")))
-    monkeypatch.setattr(world, "sweep", note("sweep"), raising=False)
-    monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
-    world.tidy()
-    assert told == ["files", "uploads", "contents", "contents", "sweep"]
-    told.clear()
-    world.now += 55.0
-    world.tidy()
-    assert told == []
-    world.now += 5.0
-    world.tidy()
-    assert told == ["files", "uploads", "contents"]
-    told.clear()
-    world.now += 3500.0
-    world.tidy()
-    assert "sweep" not in told
-    world.now += 100.0
-    world.tidy()
-    assert told[-1] == "sweep"
-
-    def away(_: object) -> None:
-        raise Unavailable("away")
-
-    contents = iter([False])
-    monkeypatch.setattr(
-        batch_keeper, "files", SimpleNamespace(expire=away, remove_unreferenced=note("contents", contents))
-    )
-    told.clear()
-    world.now += 60.0
-    assert world.tidy() == IDLE_S
-    assert told == ["uploads", "contents"], "one that fails stops no other"
-
-
-def test_batches_go_on_while_the_removal_of_contents_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits, may_end = threading.Event(), threading.Event()
-
-    def remove(*_: object) -> int:
-        waits.set()
-        assert may_end.wait(WAIT_S)
-        return 0
-
-    monkeypatch.setattr(batch_keeper, "files", SimpleNamespace(expire=lambda _: 0, remove_unreferenced=remove))
-    monkeypatch.setattr(batch_keeper, "uploads", SimpleNamespace(expire=lambda _: 0))
-    monkeypatch.setattr(world, "sweep", lambda: None, raising=False)
-    monkeypatch.setattr(world.keeper, "_next_expiry_check_at", 0.0)
-    world.add("a", RUNNING)
-    turning = threading.Thread(target=world.turn)
-    turning.start()
-    try:
-        assert waits.wait(WAIT_S)
-        wait_for(lambda: not turning.is_alive(), "the turn ended")
-        assert world.told[0][0] == ["1", "2", "3", "4", "5"]
-    finally:
-        may_end.set()
-        turning.join(WAIT_S)
-        world.tidy()
-
-
-def test_the_thread_runs_only_if_this_process_keeps_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing: Any = None
-    for keep_batches, is_running in (("on", True), ("off", False)):
-        settings = SETTINGS.model_copy(update={"keep_batches": keep_batches})
-        keeper = BatchKeeper(
-            settings, nothing, submissions=nothing, pipelines=nothing, queue_limits=nothing, on_cancelled=nothing
-        )
-        monkeypatch.setattr(keeper._thread, "_target", keeper._stopping.wait)
-        keeper.start()
-        assert keeper._thread.is_alive() == is_running
-        keeper.stop()
-        assert not keeper._thread.is_alive()

@@ -10,7 +10,6 @@ from sqlalchemy import text
 
 from headrace.features.batches import batches
 from headrace.features.batches.batch_steps import (
-    KEEPER_LOCK,
     LiveBatch,
     ParsedLine,
     ResultFiles,
@@ -21,7 +20,6 @@ from headrace.features.batches.batch_steps import (
     end,
     fail,
     finalize,
-    keeper_lock,
     list_lines,
     list_live,
     start,
@@ -345,14 +343,3 @@ def test_an_ended_batch_is_deleted_with_its_files_and_its_jobs_soon(
     assert batches.is_known(db, tenant, "l")
     (entry,) = (one for one in list_entries(db, tenant) if one.action == "batch.deleted")
     assert (entry.resource, entry.actor, entry.detail) == (made.id, "key_1", {"url": "/v1/completions"})
-
-
-def test_one_keeper_leads_for_a_minute_of_silence(db: Database) -> None:
-    assert int.from_bytes(b"batches!", "big") == KEEPER_LOCK
-    with keeper_lock(db) as first:
-        assert first is not None
-        first.check()
-        with keeper_lock(db) as second:
-            assert second is None
-    with keeper_lock(db) as third:
-        assert third is not None

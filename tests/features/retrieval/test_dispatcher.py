@@ -4,9 +4,9 @@ from typing import Any
 
 from headrace.features.retrieval.dispatcher import PART
 from headrace.store.db.database import Database
+from headrace.store.keeper import DutyGroup
 from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.vector_stores import StoreModel
-from headrace.workers.dispatcher.duties import DutyGroup
 from tests.stand_ins import stand_in
 from tests.store.making import Query as Rows
 
@@ -15,8 +15,8 @@ def test_the_dispatcher_removes_a_deleted_store_and_no_other(db: Database, tenan
     gone, kept = (vector_stores.create(db, tenant, StoreModel("vectors", 1, 16)) for _ in range(2))
     vector_stores.delete(db, tenant, gone.id, actor="tests")
     context: Any = stand_in(db=db)
-    failed: list[str] = []
+    failed: list[int] = []
     for duties in PART.build(context).duties:
-        DutyGroup(duties, failed.append).run_due()
-    assert failed == []
+        DutyGroup(duties, lambda *turn: failed.append(turn[2])).run_due()
+    assert failed == [0]
     assert [row["id"] for row in query("SELECT id FROM vector_stores")] == [kept.id]

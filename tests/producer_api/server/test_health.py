@@ -222,10 +222,10 @@ def test_without_postgres_it_says_so_and_recovers(settings: Settings, own_postgr
             assert time.monotonic() - asked_at < 25
         assert (response.status_code, error_of(response)["code"]) == (503, "database_unavailable")
         assert response.headers["retry-after"] == "1"
-        # The keeper of batches and others, on their own threads, may say in the same moment that they miss Postgres.
+        # Duties, on their own threads, may say in the same moment that they miss Postgres.
         own = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
         assert own.count("request_failed") == 1
-        assert {*own} <= {"request_failed", "batches_not_kept", "files_not_tidied", "mirrors_not_made"}
+        assert {*own} <= {"request_failed", "api.not_leading", "duty_failed"}
         ready = api.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         assert ready.json()["error"]["code"] == "database_unavailable"

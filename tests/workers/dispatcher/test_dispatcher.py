@@ -17,6 +17,7 @@ import redis
 from sqlalchemy import create_engine, make_url, text
 from structlog.testing import capture_logs
 
+from headrace.features.retention import dispatcher as retention_duties
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership
 from headrace.store.errors import Unavailable
@@ -24,6 +25,7 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.claims import claim
 from headrace.store.jobs.jobs import Job, NewJob, accept, get
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.scheduling import queues
 from headrace.store.scheduling.backlog import read_backlog
@@ -35,10 +37,12 @@ from headrace.store.streams import stream_log
 from headrace.store.streams.hub import Hub
 from headrace.store.streams.stream_log import GENERATION_KEY, stream_key
 from headrace.store.tenants.api_keys import create_tenant
+from headrace.store.tracing.tracing import OFF
+from headrace.workers.dispatcher import row_duties
 from headrace.workers.dispatcher.dispatcher import Dispatcher
+from headrace.workers.dispatcher.dispatcher_part import DispatcherContext
 from headrace.workers.dispatcher.job_sweeper import OutageGrace
 from headrace.workers.dispatcher.ready_window import num_of_batch, num_to_announce, num_to_repeat
-from headrace.workers.dispatcher.retention import RetentionThread
 from headrace.workers.health import LoopHeartbeat, readiness
 from tests.cases import full, of
 from tests.processes import WAIT_S, Process, StartProcess, free_port, python, until, wait_for
@@ -447,50 +451,27 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
     wait_for(end_all, "expired")
     redis_client.xadd(stream_key(ended[0]), {"k": "d", "t": "never shown", "i": ""}, id="1-1")
     as_dispatcher = Database(as_worker(settings).database_url, pool_size=1, application_name="tests")
-    forgetting = RetentionThread(
-        as_dispatcher,
-        settings.model_copy(update={"result_ttl_s": 100, "record_ttl_s": 200}),
-        partial(stream_log.forget, redis_client),
-    )
-    # More than a piece of each kind: a round ends when nothing is left.
-    monkeypatch.setattr("headrace.workers.dispatcher.retention.ROWS", 3)
-    forgetting.round()
+    own = settings.model_copy(update={"result_ttl_s": 100, "record_ttl_s": 200})
+    forget = partial(stream_log.forget, redis_client)
+    context = DispatcherContext(as_dispatcher, own, DispatcherMetrics(), OFF, lambda _ids: None, forget)
+    # More than a piece of each kind: the duties are repeated until nothing is left.
+    for module in (row_duties, retention_duties):
+        monkeypatch.setattr(module, "ROWS", 3)
+
+    def forget_all() -> None:
+        for (duty,) in (*retention_duties.PART.build(context).duties, *row_duties.row_duties(as_dispatcher, own)):
+            while duty.run():
+                pass
+
+    forget_all()
     assert set(prompts().values()) == {"never shown"}
     for age_s, kept in ((110, dict.fromkeys(ended)), (100, {})):
         with db.begin() as connection:
             connection.execute(text(f"UPDATE jobs SET completed_at = completed_at - interval '{age_s} s'"))
-        with capture_logs() as logs:
-            forgetting.round()
-        assert "dispatcher.forgetting_failed" not in [log["event"] for log in logs]
+        forget_all()
         assert prompts() == {**kept, queued[0]: "never shown"}
     assert not redis_client.exists(stream_key(ended[0]))
     as_dispatcher.close()
-
-
-def test_the_loop_goes_on_while_something_is_forgotten(
-    request: pytest.FixtureRequest,
-    submit: Submit,
-    read: Read,
-    redis_client: redis.Redis,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> int:
-        begun.set()
-        assert may_end.wait(4 * WAIT_S)
-        return 0
-
-    monkeypatch.setattr("headrace.store.jobs.sweeps.purge", slow)
-    request.getfixturevalue("running")
-    try:
-        assert begun.wait(WAIT_S), "the first round has come to the rows"
-        (waiting,) = submit(1)
-        (overdue,) = submit(1, deadline_s=0.01)
-        wait_for(lambda: read(overdue).state is JobState.EXPIRED, "expired")
-        wait_for(lambda: waiting in hinted(redis_client), "announced")
-    finally:
-        may_end.set()
 
 
 def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
@@ -511,10 +492,21 @@ def test_what_is_due_in_masses_does_not_wait_for_the_next_sweep(
         thread.join(WAIT_S)
 
 
-def test_a_duty_that_waits_for_a_lock_holds_up_no_other(
-    db: Database, make: Make, submit: Submit, read: Read, redis_client: redis.Redis, tenant: str
+def test_neither_a_duty_that_waits_for_a_lock_nor_one_that_raises_holds_up_others(
+    db: Database,
+    make: Make,
+    submit: Submit,
+    read: Read,
+    redis_client: redis.Redis,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The steps of an overdue flow are locked, as by a transaction whose client was stopped."""
+
+    def fail(*_: object) -> int:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("headrace.store.jobs.sweeps.purge", fail)
     dispatcher = make(sweep_s=0.2)
     (flow,) = submit(1, task="flow", queue="flows", deadline_s=0.01)
     (step,) = submit(1)
@@ -537,7 +529,11 @@ def test_a_duty_that_waits_for_a_lock_holds_up_no_other(
         thread.start()
         try:
             wait_for(others_run_beside, "the other duties do not wait")
-            wait_for(lambda: "dispatcher.duty_failed" in [log["event"] for log in logs], "the duty gives up")
+            gave_up = {"purge_jobs", "expire_deadlines"}
+            wait_for(lambda: gave_up <= {log["duty"] for log in logs if log["event"] == "duty_failed"}, "both failed")
+            page = dispatcher.metrics.render().decode()
+            for name in gave_up:
+                assert f'headrace_duty_failures_total{{duty="{name}"}} 0.0' not in page
             (waiting,) = submit(1)
             wait_for(lambda: waiting in hinted(redis_client), "announced")
             assert "dispatcher.stopped_leading" not in [log["event"] for log in logs]

@@ -1,6 +1,5 @@
 """The decisions of the dispatcher's duties, on a store that answers as a test says: counts, bounds, pace, times."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,15 +12,12 @@ from headrace.store.errors import Unavailable
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
-from headrace.store.retention import retention
-from headrace.store.retention.retention import ErasureCounts
 from headrace.store.scheduling import queues
 from headrace.store.scheduling.autoscale import WaitingClass
 from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
 from headrace.store.scheduling.queue_ages import QueueAge
 from headrace.store.scheduling.service_rate import Interval, Rate
-from headrace.store.settings import Settings
-from headrace.store.tenants import quotas, usage
+from headrace.store.tenants import quotas
 from headrace.store.tracing.spans import SpanKind, TraceSpan, ns_of
 from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
 from headrace.store.tracing.tracing import Tracing
@@ -31,7 +27,6 @@ from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, Outa
 from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
 from headrace.workers.dispatcher.queue_stats import QueueStats
-from headrace.workers.dispatcher.retention import ROWS, RetentionThread
 
 AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
 TRACE, ACCEPT = "5b8efff798038103d269b633813fc60c", "eee19b7ec3c1b174"
@@ -266,77 +261,6 @@ def test_the_gauges_are_those_of_the_queues_and_their_workers(
     QueueMeasurement(db, metrics, num_tenants=9).turn()
     assert shown == [((backlog.computed, (), {"tiny@1": 2}, frozenset({"tiny@1"})), {"num_tenants": 9})]
     assert metrics.registry.get_sample_value("headrace_flows_stuck") == 4
-
-
-ERASED = ErasureCounts(num_inputs=2, job_ids=("job_1",), more=True)
-
-
-def retaining(
-    answers: Answers, settings: Settings, forget: Callable[[Any], None] = lambda _ids: None
-) -> RetentionThread:
-    """A thread over a store in which nothing is due, with two tenants."""
-    answers.to(retention, "sweep_marked", ErasureCounts())
-    answers.to(retention, "read_all", {"ten_1": "one", "ten_2": "two"})
-    answers.to(retention, "sweep", ErasureCounts())
-    answers.to(usage, "roll_up", 0)
-    answers.to(sweeps, "purge", 0)
-    answers.to(queues, "forget_empty", None)
-    answers.to(quotas, "delete_zero_totals", None)
-    db: Any = None
-    return RetentionThread(db, settings, forget)
-
-
-def test_a_round_of_retention_takes_every_kind_of_every_tenant_with_its_own_times(answers: Answers) -> None:
-    settings = Settings().model_copy(update={"record_ttl_s": 9000, "idempotency_ttl_s": 600})
-    retaining(answers, settings).round()
-    assert [call for call in answers.calls if call[0] != "read_all"] == [
-        ("sweep_marked", ROWS),
-        ("sweep", "ten_1", "one", ROWS),
-        ("roll_up", "ten_1", 9000 + usage.DETAIL_S, ROWS),
-        ("sweep", "ten_2", "two", ROWS),
-        ("roll_up", "ten_2", 9000 + usage.DETAIL_S, ROWS),
-        ("purge", 9000, 600, ROWS),
-        ("forget_empty",),
-        ("delete_zero_totals",),
-    ]
-    assert answers.calls[0] == ("read_all", retention.defaults(settings))
-
-
-def test_a_full_batch_is_repeated_after_the_others_and_a_failing_one_is_not(answers: Answers) -> None:
-    forgotten: list[tuple[str, ...]] = []
-    thread = retaining(answers, Settings(), lambda ids: forgotten.append(tuple(ids)))
-    answers.to(retention, "sweep_marked", ERASED, ErasureCounts())
-    answers.to(sweeps, "purge", ROWS, ROWS - 1)
-    answers.to(usage, "roll_up", Unavailable("away"), RuntimeError("a defect"))
-    with capture_logs() as logs:
-        thread.round()
-    names = [call[0] for call in answers.calls]
-    assert [names.count(name) for name in ("sweep_marked", "purge", "roll_up", "sweep")] == [2, 2, 2, 2]
-    assert names[-2:] == ["sweep_marked", "purge"], "after all the others"
-    assert forgotten == [("job_1",)]
-    said = [(line["event"], line.get("num_inputs", line.get("num_rows"))) for line in logs]
-    assert said == [
-        ("dispatcher.forgotten", 2),
-        ("dispatcher.forgetting_failed", None),
-        ("dispatcher.forgetting_failed", None),
-        ("dispatcher.purged", ROWS),
-        ("dispatcher.purged", ROWS - 1),
-    ]
-
-
-def test_streams_that_cannot_be_forgotten_end_no_round(answers: Answers) -> None:
-    def away(_ids: Any) -> None:
-        raise Unavailable("Redis is away")
-
-    thread = retaining(answers, Settings(), away)
-    answers.to(retention, "sweep_marked", ERASED, ErasureCounts())
-    with capture_logs() as logs:
-        thread.round()
-    assert [(line["event"], line.get("num_jobs")) for line in logs] == [
-        ("dispatcher.forgotten", None),
-        ("dispatcher.streams_left", 1),
-    ]
-    assert [call[0] for call in answers.calls].count("sweep_marked") == 2
 
 
 def test_what_waits_is_told_by_class_with_its_age_and_its_deadline() -> None:

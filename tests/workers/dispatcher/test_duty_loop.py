@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 
 from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.jobs import sweeps
+from headrace.store.keeper import Duty, DutyGroup
 from headrace.store.scheduling.work_probe import PendingWork
 from headrace.store.settings import Settings
 from headrace.workers.dispatcher import dispatcher as module
 from headrace.workers.dispatcher.dispatcher import Dispatcher, main
-from headrace.workers.dispatcher.duties import Duty, DutyGroup
 
 ADDRESSES = {"database_url": "postgresql://nobody@localhost/none", "redis_url": "redis://localhost:1/0"}
 
@@ -103,7 +103,7 @@ def test_a_duty_is_repeated_at_once_if_there_is_more_and_later_if_it_failed(
 
     duties = (duty("full", 60.0), duty("fails", 0.1), duty("locked", 3.0), duty("idle", 5.0, is_needed=False))
     failures: list[str] = []
-    group = DutyGroup(duties, failures.append)
+    group = DutyGroup(duties, lambda name, _took_s, num_failed: failures.extend([name] * num_failed))
     clock = Clock(monkeypatch)
     with capture_logs() as logs:
         assert group.run_due() == 1000.0, "there is more to do"
@@ -123,10 +123,10 @@ def test_a_duty_is_repeated_at_once_if_there_is_more_and_later_if_it_failed(
     assert ran[5:] == ["fails", "locked", "fails", "locked"]
     told = [(line["event"], line["duty"]) for line in logs]
     assert told == [
-        ("dispatcher.duty_failed", "fails"),
-        ("dispatcher.duty_failed", "locked"),
-        ("dispatcher.duty_recovered", "fails"),
-        ("dispatcher.duty_recovered", "locked"),
+        ("duty_failed", "fails"),
+        ("duty_failed", "locked"),
+        ("duty_recovered", "fails"),
+        ("duty_recovered", "locked"),
     ]
     assert failures == ["fails", "locked", "locked"]
 

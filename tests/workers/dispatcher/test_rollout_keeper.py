@@ -12,6 +12,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Finish
+from headrace.store.keeper import Duty, DutyGroup
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import resolve
@@ -101,8 +102,8 @@ def test_a_version_with_errors_is_rolled_back_and_its_queued_jobs_move(
     ("broken", "event"),
     [
         ({"bounds": {"of_a_newer_release": 0.5}}, "rollout.bounds_unreadable"),
-        ({"evidence": {"history": 0}}, "rollout.not_looked_at"),
-        ({"state": "rolled_back", "ended_at": "now"}, "rollout.not_looked_at"),
+        ({"evidence": {"history": 0}}, "duty_failed"),
+        ({"state": "rolled_back", "ended_at": "now"}, "duty_failed"),
     ],
     ids=["bounds of another release", "evidence", "moved jobs"],
 )
@@ -130,10 +131,10 @@ def test_a_rollout_that_fails_stops_no_other(
 
     monkeypatch.setattr(moves, "move_queued", fail)
     with capture_logs() as logs:
-        keeper.turn()
+        DutyGroup([Duty("advance_rollouts", 2.0, keeper.turn)], lambda *_turn: None).run_due()
     assert get_rollout(db, rollout.id).state is RolloutState.ROLLED_BACK
     assert get_rollout(db, "ro_0").state is before
-    assert [line["rollout"] for line in logs if line["event"] == event] == ["ro_0"]
+    assert [line.get("part", line.get("rollout")) for line in logs if line["event"] == event] == ["ro_0"]
 
 
 def test_a_version_like_the_stable_one_goes_through_its_steps_to_the_alias(

@@ -1,0 +1,1 @@
+"""Retention: the dispatcher erases contents at the end of their time, which each tenant may shorten."""
