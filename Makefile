@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
-.PHONY: load pluck wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
+.PHONY: load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -114,6 +114,12 @@ load: $(STAMP)  ## AIPerf against the OpenAI face: Poisson and bursty, three tas
 
 reliability: $(STAMP)  ## the failpoint matrix and the promises at the size that they name: about 15 minutes
 	@$(BIN)/pytest tests/reliability tests/workers/test_poison.py --full -s
+
+weigh: $(STAMP)  ## code lines by subject, imports of features by the core, settings, tests
+	@$(BIN)/python -m benchmarks.weigh
+
+walk: $(STAMP)  ## the files that one streamed chat, and one job with a webhook, enter in a running stack: a minute
+	@$(BIN)/python -m benchmarks.walk
 
 pluck: $(STAMP)  ## three features, drawn by a seed, removed from a copy, and the rest of the suite: about 10 minutes (SEED= FEATURES= QUICK=1)
 	@$(BIN)/python -m tests.pluck $(if $(SEED),--seed $(SEED)) $(if $(FEATURES),--features $(FEATURES)) $(if $(QUICK),--quick)

@@ -1,0 +1,1 @@
+"""``make walk``: the files that a job enters, in all processes of a running stack."""
