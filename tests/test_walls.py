@@ -41,7 +41,6 @@ READ_PRIVATE_NAMES = {
     "models/engine/test_engine_properties.py",
     "models/families/test_transformers_probe.py",
     "models/test_gpu.py",
-    "producer_api/submission/test_submissions.py",
     "store/files/test_blob_storage.py",
     "store/redis/test_connection.py",
     "workers/dispatcher/test_duty_loop.py",

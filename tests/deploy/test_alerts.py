@@ -15,7 +15,13 @@ from tests.alerts.prometheus import RULES, all_rules, program, run_promtool
 from tests.metric_names import documented, rows, used_in
 
 ROOT = Path(__file__).parents[2]
-EXPORTED = documented("API") | documented("Worker") | documented("Dispatcher") | documented("Model host")
+EXPORTED = (
+    documented("API")
+    | documented("Worker")
+    | documented("Dispatcher")
+    | documented("Model host")
+    | documented("Webhooks")
+)
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 
 
