@@ -116,6 +116,10 @@ class Member:
         self.child = Child(self._command(self.extra))
 
 
+# By SQL, because the store of webhooks may be left out (``make pluck``).
+_SECRET = text("SELECT webhook_secret FROM tenants WHERE id = :id")
+
+
 class Cluster:
     """The running processes, created by ``running_cluster``."""
 
@@ -171,7 +175,7 @@ class Cluster:
                 tenant_id = create_tenant(db, name)
                 key = create_key(db, tenant_id, "chaos", SCOPES, actor="chaos")
                 with db.autocommit(tenant_id=tenant_id) as connection:
-                    secret = connection.execute(text("SELECT webhook_secret FROM tenants")).scalar_one()
+                    secret = connection.execute(_SECRET, {"id": tenant_id}).scalar_one()
                 self.tenants.append(Tenant(tenant_id, key, secret))
         finally:
             db.close()
