@@ -34,6 +34,7 @@ from sqlalchemy.exc import (
     NotSupportedError,
     OperationalError,
 )
+from sqlalchemy.exc import InvalidRequestError as NoLiveConnection
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
@@ -106,7 +107,7 @@ class Database:
         Raises Unavailable if Postgres cannot be reached or gave up waiting (StatementTimeout: on a statement or for a
         lock), InvalidRequest if it refuses a value.
         """
-        with _translated_errors(), self._engine.begin() as connection:
+        with _translated_errors(), self._connect() as connection, connection.begin():
             yield _with_tenants(connection, tenant_id, tenant_ids)
 
     @contextmanager
@@ -116,15 +117,23 @@ class Database:
         For single statements, and for the state of a session such as an advisory lock. Tenants and errors: see
         ``begin``.
         """
-        with _translated_errors(), self._engine.connect() as connection:
+        with _translated_errors(), self._connect() as connection:
             speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
             yield _with_tenants(speaking, tenant_id, tenant_ids)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """Hold a connection; the block begins and ends its transactions, as migrations do. Errors: see ``begin``."""
-        with _translated_errors(), self._engine.connect() as connection:
+        with _translated_errors(), self._connect() as connection:
             yield connection
+
+    def _connect(self) -> Connection:
+        """Return a connection of the pool. Raises Unavailable if the server closes each one as it is opened."""
+        try:
+            return self._engine.connect()
+        except NoLiveConnection as error:
+            message = "Postgres is not available: it closes new connections"
+            raise Unavailable(message, code="database_unavailable") from error
 
     def ping(self) -> None:
         """Make one round trip; raise Unavailable if there is no answer."""

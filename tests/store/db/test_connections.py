@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from headrace.store.db import leader_election
+from headrace.store.db import database, leader_election
 from headrace.store.db.database import Database, check_schema, dump_json, is_migrated, parse_url, with_setting
 from headrace.store.db.leader_election import lead
 from headrace.store.db.roles import API, ROLES, can_log_in, is_bound, url_of
@@ -73,6 +73,15 @@ def test_a_statement_that_takes_too_long_is_given_up(single: Database) -> None:
             for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
         ]
     assert shown == ["1250ms", "1500ms", "60500ms"]
+
+
+def test_a_server_that_closes_new_connections_is_away(single: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_closed = SimpleNamespace(register=lambda *_: None, poll=lambda _ms: [(0, 1)])
+    monkeypatch.setattr(database, "select", SimpleNamespace(poll=lambda: is_closed, POLLIN=1))
+    for use in (single.autocommit, single.begin):
+        with pytest.raises(Unavailable) as caught, use():
+            pass
+        assert caught.value.code == "database_unavailable"
 
 
 def test_a_value_that_cannot_be_encoded_is_refused() -> None:
