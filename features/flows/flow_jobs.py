@@ -47,7 +47,7 @@ from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.producer_api.submission.input_policy import applied, guarded, pinned
 from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
-from headrace.producer_api.submission.submission_hook import SubmissionHook
+from headrace.producer_api.submission.submission_hook import StepSubmissions
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill_step
 from headrace.prompts.sandbox.turns import Turns
@@ -76,14 +76,12 @@ RETRY_WITHIN_S = 600.0
 _TOOL_THREADS = 4
 
 
-class FlowSubmissions(SubmissionHook):
+class FlowSubmissions(StepSubmissions):
     """Submits jobs of several steps."""
 
     def __init__(self, parts: SubmissionParts) -> None:
         self.parts = parts
         self.tool_threads = Turns(_TOOL_THREADS, most_of_one=1)
-
-    takes_steps = True
 
     async def submit(
         self,

@@ -1,5 +1,6 @@
 """What a feature does with requests on their way to a stored job."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,6 @@ from headrace.store.tenants.api_keys import Principal
 class SubmissionHook:
     """The work of a feature in one API process. A feature overrides what it needs; each method may block."""
 
-    takes_steps = False
-    """True for the feature that submits jobs of several steps."""
-
-    async def submit(self, principal: Principal, request: Any, origin: Origin, response: FaceRow | None) -> Receipt:
-        """Store the job of a request with steps. Raises as ``Submissions.submit``."""
-        raise NotImplementedError
-
     def check(self, draft: DraftJob) -> None:
         """Raise InvalidRequest for a wish about the response cache that is none. Called if the caller has one."""
 
@@ -33,6 +27,14 @@ class SubmissionHook:
     def accepted(self, outcome: Accepted, draft: DraftJob | None) -> Headers:
         """Learn that a job is stored; return headers for its caller. ``draft``: None for a line of a batch."""
         return {}
+
+
+class StepSubmissions(SubmissionHook, ABC):
+    """The work of the feature that submits jobs of several steps."""
+
+    @abstractmethod
+    async def submit(self, principal: Principal, request: Any, origin: Origin, response: FaceRow | None) -> Receipt:
+        """Store the job of a request with steps. Raises as ``Submissions.submit``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from headrace.producer_api.submission.input_policy import ActivePolicy, applied,
 from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
-from headrace.producer_api.submission.submission_hook import SubmissionHook, build_hooks
+from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill
 from headrace.store.calls.addresses import check_url
@@ -109,7 +109,7 @@ class Submissions:
         self, principal: Principal, request: JobOrFlowRequest, origin: Origin, response: FaceRow | None
     ) -> Receipt:
         for hook in self._hooks:
-            if hook.takes_steps:
+            if isinstance(hook, StepSubmissions):
                 return await hook.submit(principal, request, origin, response)
         raise InvalidRequest("this server takes no jobs of several steps: send one step", param="steps")
 
