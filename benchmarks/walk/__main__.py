@@ -22,7 +22,7 @@ from headrace.store.settings import child_environment
 
 ROOT = Path(__file__).parents[2]
 SHOWN_S = 2.0
-"""For what follows a job, such as its webhook, and for a process to write what it noted."""
+"""Time for calls of webhooks after a job, and for a process to write the functions that it entered."""
 
 
 def chat(api: httpx2.Client) -> None:
@@ -37,7 +37,7 @@ def chat(api: httpx2.Client) -> None:
 
 
 def job(api: httpx2.Client) -> None:
-    """Run a job with a webhook, which nobody answers."""
+    """Run a job with a webhook to a port on which no server listens."""
     body = {"model": "fake", "input": {"prompt": f"{time.time_ns()}"}, "webhook": {"url": "http://127.0.0.1:9/"}}
     accepted = api.post("/v1/jobs", json=body).raise_for_status().json()
     assert api.get(f"/v1/jobs/{accepted['id']}", params={"wait": 30}).json()["status"] == "succeeded"
