@@ -403,6 +403,7 @@ def caller(make_client: MakeClient, db: Database, tenant: str, worker: ScriptedW
     return Caller(make_client(api_keys.create_key(db, tenant, "boss", api_keys.SCOPES, actor="tests")), db, worker)
 
 
+@pytest.mark.whole
 def test_every_route_that_changes_something_is_on_one_of_the_lists(server: ApiServer) -> None:
     routes = {(method, path) for path, methods in server.app.openapi()["paths"].items() for method in methods}
     assert set(AUDITED).isdisjoint(OWN_WORK)
