@@ -94,7 +94,6 @@ TREE = {
     "keys": Node("API keys: list, create, rotate, revoke.", "headrace.cli.operator.access:keys", panel=_TENANTS),
     "limits": Node("Limits of tenants and keys: show, set.", "headrace.cli.operator.limits:limits", panel=_TENANTS),
     "retention": Node("Retention of contents: show, set, purge.", "headrace.cli.operator.privacy:app", panel=_TENANTS),
-    "policy": Node("Try policies out.", "headrace.cli.operator.policy:app", panel=_TENANTS),
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
     "api": Node("Run only the API.", "headrace.cli.operator.processes:api", panel=_PROCESSES),
     "worker": Node("Run one worker.", "headrace.cli.operator.processes:worker", panel=_PROCESSES),

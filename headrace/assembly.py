@@ -45,6 +45,7 @@ FEATURES: tuple[str, ...] = (
     "images.classify",
     "images.zero_shot",
     "retrieval",
+    "policy",
     "predict",
     "recommend",
     "transcribe",

@@ -34,7 +34,7 @@ from headrace.producer_api.jobs import (
     stream_routes,
     version_routes,
 )
-from headrace.producer_api.organization import key_routes, limit_routes, policy_routes, retention_routes, usage_routes
+from headrace.producer_api.organization import key_routes, limit_routes, retention_routes, usage_routes
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
@@ -52,7 +52,6 @@ _ROUTES = (
     dead_letter_routes,
     file_routes,
     upload_routes,
-    policy_routes,
     rollout_routes,
     quality_routes,
     version_routes,  # before the models: a model's name may contain slashes

@@ -14,7 +14,7 @@ from headrace.assembly import with_part
 
 # Between them these load all of store and prompts.
 LIGHT = [
-    "headrace.cli.operator.policy",
+    "headrace.policy.policies",
     "headrace.migrations.__main__",
     "headrace.workers.dispatcher.dispatcher",
     "headrace.workers.flower",

@@ -1,3 +1,3 @@
-"""Routes for a tenant's admin: API keys, limits, usage, retention, policies and the audit log.
+"""Routes for a tenant's admin: API keys, limits, usage, retention and the audit log.
 
 The operator's commands are in ``cli.operator``."""

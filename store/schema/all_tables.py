@@ -8,7 +8,6 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     file_tables,
     limit_tables,
     model_tables,
-    policy_tables,
     prompt_tables,
     queue_tables,
     retention_tables,
