@@ -5,6 +5,7 @@ its stop signal, before connections are closed, so that streams and waits end.
 """
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import anyio.to_thread
@@ -21,11 +22,12 @@ from headrace.producer_api.server.loop_lag import LoopLag
 from headrace.producer_api.server.metrics_page import MetricsPage
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.idempotency import RequestDigests
-from headrace.producer_api.submission.input_policy import ActivePolicies
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.queue_limits import QueueLimits
+from headrace.producer_api.submission.submission_hook import open_guards
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.submit import Submissions
+from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
@@ -81,8 +83,6 @@ class Runtime:
         self.reader = JobLoader(self.db, self.metrics.commits.observer("read"))
         self.live_processes = LiveProcesses(self.db, at_each_beat=partial(fold_for_the_dispatcher, self.db))
         self.limits = LimitCache(settings, self.db)
-        self.policies = ActivePolicies(self.db, names_model=settings.names_model)
-        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.policies.refresh)
         limiter = Limiter(self.redis, breaker=self.redis_breaker, num_processes=self.live_processes.num_alive)
         self.rate_limits = RateLimits(self.limits, limiter)
         self.streams = StreamLimits(self.limits)
@@ -126,13 +126,15 @@ class Runtime:
             queue_limits=self.queue_limits,
             enqueuer=self.enqueuer,
             metrics=self.metrics,
-            policies=self.policies,
+            guards=TextGuards(),
             digests=self.digests,
             live_processes=self.live_processes,
             preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db, self.blobs),
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
-        self.submissions = Submissions(parts, tracing=self.tracing)
+        self.guards = open_guards(parts)
+        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.guards.refresh)
+        self.submissions = Submissions(replace(parts, guards=self.guards), tracing=self.tracing)
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""

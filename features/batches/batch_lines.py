@@ -21,7 +21,6 @@ from headrace.features.batches.line_targets import LineTarget, target_of
 from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.producer_api.server.errors import body_of, internal_error, status_of
-from headrace.producer_api.submission.input_policy import check_fixed, guarded
 from headrace.producer_api.submission.submit import Submissions
 from headrace.store.db.database import Database
 from headrace.store.errors import Forbidden, HeadraceError, InvalidRequest, NotFound, Unavailable
@@ -67,10 +66,10 @@ class LineReader:
         request = read_request(line, batch.url, self._most_bytes)
         with _refusing(request):
             target = target_of(self._submissions, self._pipelines, batch, owner, request.wanted)
-        found = self._submissions.policy_for(owner, target.policed_model)
+        found = self._submissions.guard_for(owner, target.policed_model)
         if found is not None:
             try:
-                check_fixed(found.policy, request.custom_id, "custom_id")
+                found.check_fixed(request.custom_id, "custom_id")
             except InvalidRequest as error:
                 raise LineRefused(error.code, error.message, "custom_id") from error
         return request, target
@@ -83,11 +82,11 @@ class LineReader:
     def policed_error(self, owner: Principal, line: RawLine, message: str, param: str | None) -> dict[str, Any]:
         """Return ``message`` and ``param`` of an error after the input policy: both can quote the line's text."""
         complaint = {"message": message, "param": param}
-        found = self._submissions.policy_for(owner, model_of(line))
+        found = self._submissions.guard_for(owner, model_of(line))
         if found is None:
             return complaint
         try:
-            return guarded(found.policy, complaint, "body")
+            return found.fields(complaint, "body")
         except InvalidRequest as error:
             return {"message": error.message, "param": error.param}
 

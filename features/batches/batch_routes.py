@@ -24,7 +24,6 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.idempotency import MAX_KEY_CHARS
-from headrace.producer_api.submission.input_policy import guarded
 from headrace.producer_api.submission.submit import RETRY_WITHIN_S
 from headrace.producer_api.tasks.registry import parser_of
 from headrace.store.db.database import Database
@@ -33,7 +32,6 @@ from headrace.store.files import files
 from headrace.store.files.files import File, Purpose
 from headrace.store.payloads.job_payload import MetadataKey, MetadataValue
 from headrace.store.payloads.strict_model import Body
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -121,17 +119,15 @@ def store_batch(
 
 def _apply_policy(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str) -> NewBatch:
     """Apply the tenant's policy for all models to the metadata: replace or refuse text that must not be stored."""
-    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    found = runtime.guards.in_force(tenant_id)
     if found is None:
         return new
-    metadata = (
-        None if new.metadata is None else guarded(found.policy, {"metadata": new.metadata}, "metadata")["metadata"]
-    )
+    metadata = None if new.metadata is None else found.fields({"metadata": new.metadata}, "metadata")["metadata"]
     digests, key, project_id = runtime.digests, new.idempotency_key, new.project_id
     if key is not None:
-        key = digests.key(found.policy, key, lambda one: batches.is_known(runtime.db, tenant_id, one))
+        key = found.key(key, lambda one: batches.is_known(runtime.db, tenant_id, one))
     if project_id is not None:
-        project_id = digests.name(found.policy, project_id, "OpenAI-Project")
+        project_id = found.name(project_id, "OpenAI-Project")
     fingerprints = new.fingerprints
     if metadata != new.metadata and not digests.is_keyed:
         # A plain digest of the original request would make the removed text guessable.

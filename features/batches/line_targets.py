@@ -11,9 +11,8 @@ from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.errors import NotFound
 from headrace.store.jobs.jobs import NewJob
-from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.job_payload import EVERY_MODEL, ServiceClass
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tracing.trace_context import TraceContext

@@ -37,19 +37,17 @@ from headrace.features.flows.tool_steps import (
     with_answered_calls,
     with_tools,
 )
-from headrace.policy.placeholders import PlaceholderMap
-from headrace.policy.policies import Policy
 from headrace.producer_api.access.rate_limits import WARNING_HEADER, note_headers
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.default_templates import with_default
 from headrace.producer_api.submission.draft_job import Origin, Receipt
-from headrace.producer_api.submission.input_policy import applied, guarded, pinned
 from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
 from headrace.producer_api.submission.submission_hook import StepSubmissions
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill_step
+from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker, RequestError
@@ -322,29 +320,25 @@ class FlowSubmissions(StepSubmissions):
         return PreparedStep(body, place, version, made, marks)
 
     def _guard(
-        self, principal: Principal, step: PreparedStep, before: PlaceholderMap | None, tasks: Mapping[str, str]
-    ) -> PlaceholderMap | None:
+        self, principal: Principal, step: PreparedStep, before: Mapping[str, Any] | None, tasks: Mapping[str, str]
+    ) -> Mapping[str, Any] | None:
         """Apply the tenant's policy to a step. ``before``: the placeholders of the steps before it."""
-        found = self.parts.policies.policy_for(principal.tenant_id, step.version.model)
+        found = self.parts.guards.in_force(principal.tenant_id, step.version.model)
         if found is None:
             return before
-        if step.then is not None and found.policy.restores:
+        if step.then is not None and found.restores:
             message = "this tenant's policy puts values back, which would come into later prompts: leave the tools out"
             raise InvalidRequest(message, code="unsupported_parameter", param=FIELD)
         step.request = self.parts.preparation.cut_to_length(step.request, step.version)
-        done = applied(found.policy, step.request, step.response, before if found.policy.restores else None)
-        step.request, step.response = done.request, done.response
-        for action, num_findings in done.actions.items():
-            self.parts.metrics.policy_actions.labels(action).inc(num_findings)
-        step.found = found.policy
         # Its worker applies the policy to passages, and to what calls return.
         reads_file = (
             step.retrieval is not None
             or step.then is not None
             or any(is_from_outside(tasks[name]) for name in step.referred)
         )
-        step.policy = pinned(found, done, is_sealed=self.parts.db.seal.is_on, reads_file=reads_file)
-        return done.vault if found.policy.restores else before
+        done = found.request(step.request, step.response, before, reads_file=reads_file)
+        step.request, step.response, step.guard, step.policy = done.request, done.response, found, done.policy
+        return done.vault
 
     def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:
         request = with_default(step.request, step.version)
@@ -373,19 +367,19 @@ class FlowSubmissions(StepSubmissions):
         used: UsedPipeline | None,
     ) -> NewJob:
         """Return the job with its steps. The policies of all steps see what the caller has named."""
-        policies = [step.found for step in steps if step.found is not None]
+        guards = [step.guard for step in steps if step.guard is not None]
         payload = flow_payload(request, steps, last)
         asked: JobTerms = request if used is None else used.asked
         if used is not None:
-            payload |= used.payload_fields(has_policy=bool(policies))
-        if policies and not self.parts.digests.is_keyed:
+            payload |= used.payload_fields(has_policy=bool(guards))
+        if guards and not self.parts.digests.is_keyed:
             # A plain digest of the sent text would let a reader of the database guess the replaced text.
             bodies = {} if used else {"steps": tuple(map(FlowStepBody.model_validate, payload["steps"]))}
             asked, origin = asked.model_copy(update={"input": {}, **bodies}), replace(origin, fingerprint="")
         response = last.response
         idempotency = self._idempotency(asked, origin, response)
-        for policy in policies:
-            request, origin, idempotency = self._guard_names(principal, policy, request, origin, idempotency)
+        for guard in guards:
+            request, origin, idempotency = self._guard_names(principal, guard, request, origin, idempotency)
         row = flow_row(self.parts.settings, principal, request, origin, last)
         flow = replace(row, payload=payload, idempotency=idempotency, response=response)
         made = {step.body.name: new_step(flow, step) for step in steps}
@@ -410,21 +404,21 @@ class FlowSubmissions(StepSubmissions):
     def _guard_names(
         self,
         principal: Principal,
-        policy: Policy,
+        guard: TextGuard,
         request: FlowRequest,
         origin: Origin,
         idempotency: Idempotency | None,
     ) -> tuple[FlowRequest, Origin, Idempotency | None]:
         """Apply a policy to metadata, user, project and Idempotency-Key, as ``Submissions`` does."""
-        changes: dict[str, Any] = guarded(policy, {"metadata": dict(request.metadata)}, "metadata")
+        changes: dict[str, Any] = guard.fields({"metadata": dict(request.metadata)}, "metadata")
         if request.user is not None:
-            changes["user"] = self.parts.digests.name(policy, request.user, "user")
+            changes["user"] = guard.name(request.user, "user")
         if origin.project_id is not None:
-            origin = replace(origin, project_id=self.parts.digests.name(policy, origin.project_id, "OpenAI-Project"))
+            origin = replace(origin, project_id=guard.name(origin.project_id, "OpenAI-Project"))
         if idempotency is not None:
             sent = idempotency
-            key = self.parts.digests.key(
-                policy, sent.key, lambda key: jobs.is_known(self.parts.db, principal.tenant_id, replace(sent, key=key))
+            key = guard.key(
+                sent.key, lambda key: jobs.is_known(self.parts.db, principal.tenant_id, replace(sent, key=key))
             )
             idempotency = replace(idempotency, key=key)
         return request.model_copy(update=changes), origin, idempotency

@@ -9,14 +9,12 @@ from typing import Any
 
 from headrace.policy.schemas import Validator, check_schema, first_problem
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.input_policy import check_pipeline_text
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import InvalidRequest, NoWorker, RequestError
 from headrace.store.ids import new_id
 from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.registry import prompt_templates
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
 from headrace.store.rollouts.rollouts import RolloutMode, active_rollout
 from headrace.store.rollouts.routing import point_of, takes_candidate
@@ -121,9 +119,9 @@ def check_pipeline(parts: SubmissionParts, principal: Principal, pipeline: Pipel
     except ValueError as error:
         raise InvalidRequest(str(error), param="input_schema") from None
     check_inputs(pipeline)
-    found = parts.policies.policy_for(principal.tenant_id, EVERY_MODEL)
+    found = parts.guards.in_force(principal.tenant_id)
     if found is not None:
-        check_pipeline_text(found.policy, pipeline.document)
+        found.check_unchanged(pipeline.document, "steps", "this pipeline: let jobs bring it, in their input")
 
 
 @contextmanager

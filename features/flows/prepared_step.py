@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from headrace.features.flows.tool_steps import without_tools
-from headrace.policy.policies import Policy
 from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.store.ids import new_id
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob
@@ -43,7 +43,7 @@ class PreparedStep:
     version: ModelVersion
     request: JobOrder
     marks: Marks
-    found: Policy | None = None
+    guard: TextGuard | None = None
     policy: PinnedPolicy | None = None
     payload: Mapping[str, Any] | None = None
     input_tokens: int = 0

@@ -27,7 +27,6 @@ from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectRespon
 from headrace.producer_api.reads.job_loader import restored
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.input_policy import guarded
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound, Unavailable
 from headrace.store.jobs.jobs import Job
@@ -116,9 +115,9 @@ async def update_chat(
     def update() -> None:
         job = stored_chats.get(runtime.db, principal.tenant_id, completion_id)
         metadata = dict(body.metadata or {})
-        found = runtime.policies.policy_for(principal.tenant_id, job.model)
+        found = runtime.guards.in_force(principal.tenant_id, job.model)
         if found is not None:
-            metadata = guarded(found.policy, {"metadata": metadata}, "metadata")["metadata"]
+            metadata = found.fields({"metadata": metadata}, "metadata")["metadata"]
         stored_chats.set_metadata(runtime.db, principal.tenant_id, completion_id, metadata)
 
     await run_in_threadpool(update)

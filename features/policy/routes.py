@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.policy.input_policy import compiled
 from headrace.policy.deny import check_size
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.outputs import MissingFinder
@@ -15,11 +16,11 @@ from headrace.producer_api.access.auth import ModelsAdmin
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse, seconds
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.input_policy import compiled
 from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL, StoredPolicy
+from headrace.store.registry.policies import StoredPolicy
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -27,12 +27,10 @@ from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import Deleted, JsonResponse, ObjectResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation
-from headrace.producer_api.submission.input_policy import check_items, guarded, refuse_images
 from headrace.prompts.vision.image_sources import check_image
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.settings import Settings
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)
@@ -48,13 +46,14 @@ def _items(runtime: Runtime, tenant_id: str, given: Items) -> list[Item]:
     images = list(images_in(items))
     if len(images) > MAX_IMAGES:
         raise InvalidRequest(f"`items` have {len(images)} images: at most {MAX_IMAGES} are accepted", param="items")
-    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    found = runtime.guards.in_force(tenant_id)
     if found is not None and images:
-        refuse_images(found.policy, images[0][0])
+        found.check_images(images[0][0])
     for place, part in images:
         _check_image(part, place, runtime.settings)
     if found is not None:
-        check_items(found.policy, items)
+        # Their placeholders would have no values: those of a response have them in its job.
+        found.check_unchanged(items, "items", "these items: send them as the input of a response", with_names=True)
     return items
 
 
@@ -73,11 +72,11 @@ def _check_image(part: ImagePart, place: str, settings: Settings) -> None:
 
 
 def _metadata(runtime: Runtime, tenant_id: str, given: dict[str, str] | None) -> dict[str, str]:
-    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    found = runtime.guards.in_force(tenant_id)
     metadata = dict(given or {})
     if found is None:
         return metadata
-    policed: dict[str, str] = guarded(found.policy, {"metadata": metadata}, "metadata")["metadata"]
+    policed: dict[str, str] = found.fields({"metadata": metadata}, "metadata")["metadata"]
     return policed
 
 

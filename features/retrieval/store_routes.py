@@ -24,9 +24,7 @@ from headrace.producer_api.http.requests import OriginHeadersOf, OriginOf, Runti
 from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.input_policy import guarded
 from headrace.store.db.database import Database
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.vector_stores import VectorStore
 
@@ -45,8 +43,8 @@ def policed(runtime: Runtime, tenant_id: str, fields: dict[str, Any], param: str
 
     Fields that the caller has named are in ``metadata``. A ``name`` would not be read: elsewhere it is an identifier.
     """
-    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
-    return fields if found is None else guarded(found.policy, fields, param)
+    found = runtime.guards.in_force(tenant_id)
+    return fields if found is None else found.fields(fields, param)
 
 
 @router.post("", response_model=StoreObject, summary="Create a vector store")

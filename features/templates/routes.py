@@ -28,11 +28,10 @@ from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission import input_policy, template_filling
+from headrace.producer_api.submission import template_filling
 from headrace.prompts.prompt_template import Template
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.registry import prompt_templates
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, PromptVersion
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from headrace.store.tenants.api_keys import Principal
@@ -70,9 +69,9 @@ def _content(body: Template) -> dict[str, Any]:
 def _check(runtime: Runtime, principal: Principal, body: Template, stored: dict[str, Any]) -> None:
     """Raise InvalidRequest for a template that cannot be filled in, or that the policy for all models forbids."""
     template_filling.check_template(body)
-    found = runtime.policies.policy_for(principal.tenant_id, EVERY_MODEL)
+    found = runtime.guards.in_force(principal.tenant_id)
     if found is not None:
-        input_policy.check_template(found.policy, stored)
+        found.check_unchanged(stored, "messages", "this template: let requests bring it, as a variable")
 
 
 @router.get("", response_model=PromptList, summary="List prompts")

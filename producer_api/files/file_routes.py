@@ -16,13 +16,11 @@ from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.input_policy import guarded
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.files import files
 from headrace.store.files.blob_storage import read_blocks
 from headrace.store.files.files import UPLOADED, File, Purpose
-from headrace.store.registry.policies import EVERY_MODEL
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -87,10 +85,10 @@ async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWrite
 
 def policed_filename(runtime: Runtime, tenant_id: str, filename: str) -> str:
     """Return the file's name after the tenant's policy for all models."""
-    found = runtime.policies.policy_for(tenant_id, EVERY_MODEL)
+    found = runtime.guards.in_force(tenant_id)
     if found is None:
         return filename
-    return str(guarded(found.policy, {"filename": filename}, "file")["filename"])[:255]
+    return str(found.fields({"filename": filename}, "file")["filename"])[:255]
 
 
 def purpose_of(given: str | None) -> Purpose:

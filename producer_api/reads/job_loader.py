@@ -7,6 +7,7 @@ placeholders only, and a piece of a stream never splits one. The values are in t
 each piece of a stream, and each text of an answer, is restored by itself.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,6 @@ from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
-from headrace.policy.placeholders import PlaceholderMap
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import GroupCommit, OnBatch, unobserved
 from headrace.store.errors import HeadraceError, NotFound
@@ -28,6 +28,7 @@ PACE_S = 0.02
 """Queries start at least this far apart: the longest time that a caller waits to share a query."""
 
 _ID = re.compile(r"[!-~]{1,128}")
+_PLACEHOLDER = re.compile(r"<[A-Z0-9_]+>")
 
 
 class JobLoader:
@@ -63,13 +64,19 @@ def _restored(found: Job | HeadraceError) -> Job | Exception:
 class PlaceholderRestorer:
     """Restores the values of one job's answer."""
 
-    def __init__(self, vault: PlaceholderMap, *, in_json: bool) -> None:
-        self._vault = vault
+    def __init__(self, values: Mapping[str, str], *, in_json: bool) -> None:
+        self._values = values
         self._in_json = in_json
 
     def text(self, text: str) -> str:
         """Return a text, or a piece of a stream, with its values."""
-        return self._vault.put_back(text, in_json=self._in_json)
+        return _PLACEHOLDER.sub(self._value, text) if self._values else text
+
+    def _value(self, found: re.Match[str]) -> str:
+        value = self._values.get(found[0])
+        if value is None:
+            return found[0]
+        return json.dumps(value, ensure_ascii=False)[1:-1] if self._in_json else value
 
     def output(self, output: Mapping[str, Any]) -> dict[str, Any]:
         """Return an answer with its values: in its text and content, and in the arguments of its tool calls."""
@@ -85,10 +92,10 @@ class PlaceholderRestorer:
         return {**call, "function": {**function, "arguments": self.text(function["arguments"])}}
 
 
-def vault_of(payload: Mapping[str, Any]) -> PlaceholderMap | None:
-    """Return the values of a job's placeholders, None if no value is restored."""
-    stored = (payload.get("policy") or {}).get("vault")
-    return None if stored is None else PlaceholderMap.model_validate(stored)
+def vault_of(payload: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the placeholders of a job with their values, None if no value is restored."""
+    vault: Mapping[str, Any] | None = (payload.get("policy") or {}).get("vault")
+    return vault
 
 
 def restorer_of(job: Job) -> PlaceholderRestorer | None:
@@ -98,7 +105,7 @@ def restorer_of(job: Job) -> PlaceholderRestorer | None:
         return None
     grammar = job.payload.get("sampling", {}).get("grammar") or {}
     is_json = job.payload.get("tool_style") is not None or grammar.get("kind") == "json_schema"
-    return PlaceholderRestorer(vault, in_json=is_json)
+    return PlaceholderRestorer(vault["values"], in_json=is_json)
 
 
 def restored(job: Job) -> Job:

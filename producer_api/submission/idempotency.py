@@ -5,12 +5,8 @@ policy has changed the request, the digest is of the changed request only: a pla
 database guess the replaced text.
 """
 
-from collections.abc import Callable
-
 import orjson
 
-from headrace.policy.policies import Policy
-from headrace.producer_api.submission.input_policy import changed_by
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.acceptance import Idempotency
@@ -21,7 +17,7 @@ MAX_KEY_CHARS = 255
 
 
 class RequestDigests:
-    """Makes the digests of requests and of names that callers choose."""
+    """Makes the digests of requests."""
 
     def __init__(self, digests: Digests) -> None:
         self._digests = digests
@@ -62,27 +58,3 @@ class RequestDigests:
         body = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
         first, *others = self._digests.of("body", body)
         return Idempotency(route, key, first, tuple(others))
-
-    def name(self, policy: Policy, name: str, param: str) -> str:
-        """Return a name that the caller chose, as it may be stored. Raises InvalidRequest.
-
-        If the policy changes the name, that is a digest of it, or without digest keys the changed name.
-        """
-        left = changed_by(policy, name, param)
-        if left is None:
-            return name
-        return f"user_{self._digests.of('name', name.encode())[0]}" if self.is_keyed else left
-
-    def key(self, policy: Policy, key: str, is_known: Callable[[str], bool]) -> str:
-        """Return an Idempotency-Key as it is stored: if the policy changes it, its digest. Raises InvalidRequest."""
-        param = "Idempotency-Key"
-        if changed_by(policy, key, param) is None:
-            return key
-        if not self.is_keyed:
-            raise InvalidRequest(
-                "the policy takes something out of this Idempotency-Key, and this server has no HEADRACE_DIGEST_KEYS: "
-                "send a random one",
-                param=param,
-            )
-        first, *others = (f"user_{digest}" for digest in self._digests.of("name", key.encode()))
-        return next((one for one in others if is_known(one)), first)

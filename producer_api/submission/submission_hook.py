@@ -9,6 +9,7 @@ from headrace.assembly import parts
 from headrace.producer_api.access.rate_limits import Headers
 from headrace.producer_api.submission.draft_job import DraftJob, Origin, Receipt
 from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.text_guard import LoadGuards, TextGuards, no_guards
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.tenants.api_keys import Principal
@@ -39,11 +40,23 @@ class StepSubmissions(SubmissionHook, ABC):
 
 @dataclass(frozen=True, slots=True)
 class SubmissionPart:
-    """The ``PART`` of a feature's file ``submission``. ``build`` makes its work of one process."""
+    """The ``PART`` of a feature's file ``submission``. ``build`` makes its work of one process.
 
-    build: Callable[[SubmissionParts], SubmissionHook]
+    ``guards`` makes what reads the rules of tenants for the texts that come in. One feature may have it.
+    """
+
+    build: Callable[[SubmissionParts], SubmissionHook] | None = None
+    guards: Callable[[SubmissionParts], LoadGuards] | None = None
 
 
 def build_hooks(submission_parts: SubmissionParts) -> list[SubmissionHook]:
     """Return the work of all features, in their order."""
-    return [part.build(submission_parts) for part in parts("submission", SubmissionPart)]
+    found = [part.build for part in parts("submission", SubmissionPart) if part.build is not None]
+    return [build(submission_parts) for build in found]
+
+
+def open_guards(submission_parts: SubmissionParts) -> TextGuards:
+    """Return the guards of all tenants, as a feature reads them; without such a feature there are none."""
+    found = (part.guards for part in parts("submission", SubmissionPart) if part.guards is not None)
+    guards = next(found, None)
+    return TextGuards(no_guards if guards is None else guards(submission_parts))

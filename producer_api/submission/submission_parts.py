@@ -7,9 +7,9 @@ from headrace.producer_api.caches.live_processes import LiveProcesses
 from headrace.producer_api.caches.model_catalog import ModelCatalog
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.idempotency import RequestDigests
-from headrace.producer_api.submission.input_policy import ActivePolicies
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.queue_limits import QueueLimits
+from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
 from headrace.store.metrics.api_metrics import ApiMetrics
@@ -27,7 +27,7 @@ class SubmissionParts:
     queue_limits: QueueLimits
     enqueuer: Enqueuer
     metrics: ApiMetrics
-    policies: ActivePolicies
+    guards: TextGuards
     digests: RequestDigests
     live_processes: LiveProcesses
     preparation: PromptPreparation

@@ -11,26 +11,24 @@ from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
-from headrace.policy.policies import Policy
 from headrace.producer_api.access.rate_limits import TRUNCATED_HEADER, WARNING_HEADER, Headers, note_headers
 from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
-from headrace.producer_api.submission.input_policy import ActivePolicy, applied, pinned
-from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
 from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill
+from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.job_states import CacheResult
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tasks.flow import FlowRequest, JobOrFlowRequest, PipelineRequest
@@ -59,7 +57,7 @@ class Submissions:
         self._queue_limits = parts.queue_limits
         self._enqueuer = parts.enqueuer
         self._metrics = parts.metrics
-        self._policies = parts.policies
+        self._guards = parts.guards
         self._digests = parts.digests
         self._live_processes = parts.live_processes
         self._hooks = build_hooks(parts)
@@ -130,8 +128,7 @@ class Submissions:
             return found
         if self._settings.require_worker:
             self._require_worker(draft)
-        has_policy = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model) is not None
-        if has_policy or draft.request.has_template or not self._routing.is_quick(draft):
+        if self._is_guarded(draft) or draft.request.has_template or not self._routing.is_quick(draft):
             raise NeedsTenantThread
         self._prepare(draft)
         return self._store(draft)
@@ -140,13 +137,20 @@ class Submissions:
         self._guard_and_prepare(draft)
         return self._store(draft)
 
-    def policy_for(self, principal: Principal, name: str) -> ActivePolicy | None:
-        """Return the tenant's policy for a model, else its policy for every model. Blocks."""
+    def _is_guarded(self, draft: DraftJob) -> bool:
+        tenant_id = draft.principal.tenant_id
+        return bool(self._guards.get(tenant_id)) and self._guard_of(draft) is not None
+
+    def _guard_of(self, draft: DraftJob) -> TextGuard | None:
+        return self._guards.in_force(draft.principal.tenant_id, known(draft.version).model)
+
+    def guard_for(self, principal: Principal, name: str) -> TextGuard | None:
+        """Return what guards the tenant's texts for a model, which need not exist. Blocks."""
         try:
             model = self._catalog.resolve(name).model
         except NotFound:
             model = EVERY_MODEL
-        return self._policies.policy_for(principal.tenant_id, model)
+        return self._guards.in_force(principal.tenant_id, model)
 
     def version_of(self, principal: Principal, name: str, *, is_pinned: bool = False) -> ModelVersion:
         """Return the version of a model string. ``is_pinned``: of ``name@3``, also if it is retired now.
@@ -213,45 +217,9 @@ class Submissions:
     def _guard_and_prepare(self, draft: DraftJob) -> None:
         if isinstance(draft.request, GenerateRequest) and draft.request.has_template:
             draft.request = fill(self._db, draft.principal.tenant_id, draft.request)
-        self._guard(draft)
+        if (guard := self._guard_of(draft)) is not None:
+            guard.apply(draft)
         self._prepare(draft)
-
-    def _guard(self, draft: DraftJob) -> None:
-        """Apply the tenant's policy: it replaces texts that must not be stored, or refuses the request."""
-        found = self._policies.policy_for(draft.principal.tenant_id, known(draft.version).model)
-        if found is not None:
-            sent = draft.request, draft.response
-            draft.request = self._preparation.cut_to_length(draft.request, known(draft.version))
-            before = None
-            if found.policy.restores:
-                before = placeholders_before(self._db, draft.principal.tenant_id, draft.response)
-            done = applied(found.policy, draft.request, draft.response, before)
-            draft.request, draft.response = done.request, done.response
-            for action, num_findings in done.actions.items():
-                self._metrics.policy_actions.labels(action).inc(num_findings)
-            draft.policy_version = found.model, found.version
-            reads_file = draft.request.reads_file
-            draft.policy = pinned(found, done, is_sealed=self._db.seal.is_on, reads_file=reads_file)
-            self._guard_names(draft, found.policy)
-            if not self._digests.is_keyed and (draft.request, draft.response) != sent:
-                # A plain digest of the sent text would let a reader of the database guess the replaced text.
-                draft.origin = replace(draft.origin, fingerprint="")
-                self._read_key(draft)
-
-    def _guard_names(self, draft: DraftJob, policy: Policy) -> None:
-        """Apply the policy to the caller's own names: Idempotency-Key, project and user."""
-        if draft.idempotency is not None:
-            tenant_id, idempotency = draft.principal.tenant_id, draft.idempotency
-            key = self._digests.key(
-                policy, idempotency.key, lambda key: jobs.is_known(self._db, tenant_id, replace(idempotency, key=key))
-            )
-            draft.idempotency = replace(idempotency, key=key)
-        if draft.origin.project_id is not None:
-            project_id = self._digests.name(policy, draft.origin.project_id, "OpenAI-Project")
-            draft.origin = replace(draft.origin, project_id=project_id)
-        if draft.request.user is not None:
-            user = self._digests.name(policy, draft.request.user, "user")
-            draft.request = draft.request.model_copy(update={"user": user})
 
     def _read_key(self, draft: DraftJob) -> None:
         origin = draft.origin

@@ -117,10 +117,14 @@ class PolicyHit(Strict):
     count: int
 
 
+EVERY_MODEL = ""
+"""The model of a policy for all models without a policy of their own."""
+
+
 class PinnedPolicy(Strict):
     """The policy version for the job's output, fixed when the job was accepted.
 
-    ``model``: as in ``store.registry.policies``. ``flagged``: hits in the input that did not block it. ``counts``:
+    ``model``: its model, or EVERY_MODEL. ``flagged``: hits in the input that did not block it. ``counts``:
     number of placeholders in the input, by kind. ``vault``: the original texts, to restore them in the answer; only if
     payloads are encrypted.
     """

@@ -11,9 +11,6 @@ from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import Conflict, NotFound
 
-EVERY_MODEL = ""
-
-
 MAX_MODELS = 100
 MAX_VERSIONS = 10_000
 MAX_BYTES = 64 << 20
@@ -22,7 +19,7 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredPolicy:
-    """One version of a policy. ``model`` EVERY_MODEL: for all models without their own policy."""
+    """One version of a policy. ``model``: as in ``store.payloads.job_payload.PinnedPolicy``."""
 
     model: str
     version: int

@@ -10,8 +10,8 @@ from openai import OpenAI
 
 from headrace.client import Client, RequestRefused
 from headrace.store.db.database import Database
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.own_tasks import new_package

@@ -121,7 +121,7 @@ class Submitting:
             raise NotFound("no model gone", code="model_not_found", param="model")
         return VERSION
 
-    def policy_for(self, principal: Principal, name: str) -> None:
+    def guard_for(self, principal: Principal, name: str) -> None:
         self.asked.append(name)
 
     def make_job(self, principal: Principal, job: Any, version: ModelVersion, **fields: Any) -> Any:

@@ -15,7 +15,7 @@ from headrace.store.jobs.jobs import NewJob
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tasks.flow import FlowRequest
 from headrace.store.tasks.generate import GenerateRequest
-from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy
+from tests.features.policy.making import MAIL, OTHER, REDACT, active, policy
 from tests.producer_api.submission.test_making_jobs import Parts, flow, make, origin
 from tests.refusals import refusal
 
@@ -24,8 +24,9 @@ class Policed(Parts):
     """Parts with a policy for every model."""
 
     def __init__(self, rules: Policy, *, is_keyed: bool = False, **changes: Any) -> None:
-        policies = SimpleNamespace(policy_for=lambda tenant_id, model: active(rules))
-        super().__init__(policies=policies, digests=RequestDigests(Digests([b"key"] if is_keyed else [])), **changes)
+        super().__init__(digests=RequestDigests(Digests([b"key"] if is_keyed else [])), **changes)
+        guard = active(rules, db=self.db, digests=self.digests, metrics=self.metrics)
+        self.guards = SimpleNamespace(in_force=lambda tenant_id, model: guard)
 
     def cut_to_length(self, request: Any, _version: object) -> Any:
         return request

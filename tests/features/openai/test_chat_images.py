@@ -8,20 +8,20 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.policy.input_policy import applied, compiled
 from headrace.features.response_cache.lookup import has_one_answer
 from headrace.models import catalog
 from headrace.policy.documents import PolicyDocument
-from headrace.producer_api.submission.input_policy import applied, compiled
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
 from headrace.store.payloads.conversation import ChatMessage
 from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.rollouts.changes import NewRollout, start
 from headrace.store.rollouts.rollouts import Step
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -12,8 +13,9 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.policy.input_policy import ActivePolicy, active_policies
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.submission.input_policy import KEEP_S, ActivePolicies
+from headrace.producer_api.submission.text_guard import KEEP_S, TextGuards
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
@@ -294,19 +296,20 @@ def test_a_change_is_a_version_with_an_audit_row_and_ends_with_no_rules(
 
 def test_the_policy_of_the_model_goes_before_that_of_every_model(db: Database, api: httpx2.Client, tenant: str) -> None:
     now = [0.0]
-    book = ActivePolicies(db, clock=lambda: now[0])
-    assert book.policy_for(tenant, "tiny") is None
+    parts: Any = SimpleNamespace(db=db, settings=SimpleNamespace(names_model=""))
+    book = TextGuards(active_policies(parts), clock=lambda: now[0])
+    assert book.in_force(tenant, "tiny") is None
     put(api, RULES)
     put(api, RULES[1:], "tiny")
-    assert book.policy_for(tenant, "tiny") is None
+    assert book.in_force(tenant, "tiny") is None
     now[0] += KEEP_S
-    special, general = book.policy_for(tenant, "tiny"), book.policy_for(tenant, "other")
-    assert special is not None
-    assert general is not None
+    special, general = book.in_force(tenant, "tiny"), book.in_force(tenant, "other")
+    assert isinstance(special, ActivePolicy)
+    assert isinstance(general, ActivePolicy)
     assert (len(special.policy.document.rules), len(general.policy.document.rules)) == (1, 2)
-    assert book.policy_for(api_keys.create_tenant(db, "initech"), "tiny") is None
+    assert book.in_force(api_keys.create_tenant(db, "initech"), "tiny") is None
     now[0] += KEEP_S
-    assert book.policy_for(tenant, "tiny") is special
+    assert book.in_force(tenant, "tiny") is special
 
 
 def test_names_are_found_by_the_model_of_the_settings(
@@ -316,9 +319,7 @@ def test_names_are_found_by_the_model_of_the_settings(
         def find(self, text: str) -> list[tuple[int, int, str]]:
             return [(found.start(), found.end(), "person") for found in re.finditer("Ann", text)]
 
-    monkeypatch.setattr(
-        "headrace.producer_api.submission.input_policy.load_finder", {Path("/names"): Ann()}.__getitem__
-    )
+    monkeypatch.setattr("headrace.features.policy.input_policy.load_finder", {Path("/names"): Ann()}.__getitem__)
     headers = {"Authorization": f"Bearer {key}"}
     with (
         serving(settings.model_copy(update={"names_model": "/names"})) as server,

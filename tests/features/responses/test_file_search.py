@@ -9,8 +9,8 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.retention import erasure
 from headrace.store.tenants.api_keys import create_tenant
 from tests.cases import some_of

@@ -18,10 +18,10 @@ from headrace.store.calls.approvals import verdict_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.tenants.api_keys import create_key, create_tenant
 from headrace.store.tools import tools
 from headrace.workers.tools.tool_results import refusal_of

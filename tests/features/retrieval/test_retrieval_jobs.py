@@ -19,9 +19,9 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.schema.job_states import JobState

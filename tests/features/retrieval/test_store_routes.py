@@ -17,9 +17,9 @@ from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.store_files import NewStoreFile
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, read_file
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from headrace.workers.worker_runtime import WorkerRuntime

@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
 
+from headrace.features.policy.input_policy import active_policies
 from headrace.producer_api.access.rate_limits import LimitCache
 from headrace.producer_api.caches import ttl_cache
 from headrace.producer_api.caches.model_catalog import KEEP_S, ModelCatalog
 from headrace.producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
-from headrace.producer_api.submission.input_policy import ActivePolicies
+from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, NotFound, Unavailable
 from headrace.store.registry import models
@@ -28,15 +31,16 @@ class Caches:
         self.now = 0.0
         self.catalog = ModelCatalog(db, clock=lambda: self.now)
         self.limits = LimitCache(settings, db, clock=lambda: self.now)
-        self.policies = ActivePolicies(db, clock=lambda: self.now)
+        parts: Any = SimpleNamespace(db=db)
+        self.guards = TextGuards(active_policies(parts), clock=lambda: self.now)
         self.principal, self.model = principal, model
 
     def look(self) -> None:
         self.limits.held_by(self.principal)
-        self.policies.policy_for(self.principal.tenant_id, self.catalog.resolve(self.model).model)
+        self.guards.in_force(self.principal.tenant_id, self.catalog.resolve(self.model).model)
 
     def refresh(self) -> None:
-        for cache in (self.catalog, self.limits, self.policies):
+        for cache in (self.catalog, self.limits, self.guards):
             cache.refresh()
 
 

@@ -15,9 +15,9 @@ from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Added, AddedStep
 from headrace.store.jobs.jobs import get as get_job
 from headrace.store.jobs.jobs import list_steps
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.step_payload import REFERENCES
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.tenants.quotas import QuotaUsage, usage_of
 from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.cases import some_of

@@ -10,9 +10,9 @@ from sqlalchemy import text
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies, prompt_templates
 from headrace.store.registry.models import ModelVersion
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.registry.prompt_templates import Kind
 from headrace.store.retention.retention import sweep_marked
 from headrace.store.settings import Settings

@@ -7,8 +7,8 @@ import pytest
 
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL
 from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of

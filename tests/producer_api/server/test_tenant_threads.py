@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.policy import input_policy
+from headrace.features.policy.input_policy import applied
 from headrace.policy.budget import Budget
-from headrace.producer_api.submission import submit
-from headrace.producer_api.submission.input_policy import applied
 from headrace.prompts.grammar import Grammars
 from headrace.store.db.database import Database
 from tests.producer_api.calling import error_of, num_jobs
@@ -40,7 +40,7 @@ def test_others_do_not_wait_for_what_a_tenant_wrote(
 
     if what == "policy":
         under_policy(api, DENY)
-        monkeypatch.setattr(submit, "applied", slowly(applied))
+        monkeypatch.setattr(input_policy, "applied", slowly(applied))
         asked = ASK
     else:
         monkeypatch.setattr(Grammars, "make", slowly(Grammars.make))
@@ -63,7 +63,7 @@ def test_a_text_that_takes_too_long_does_not_pass(
     api: httpx2.Client, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_policy(api, DENY)
-    monkeypatch.setattr("headrace.producer_api.submission.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
+    monkeypatch.setattr("headrace.features.policy.input_policy.Budget", lambda: Budget(0.0, a_character=0.0))
     monkeypatch.setattr("headrace.policy.scanning.WINDOW", 8)
     monkeypatch.setattr("headrace.policy.budget.SHORT", 100)  # of shorter calls, every eighth is timed
     response = api.post("/v1/jobs", json=ASK | {"input": {"prompt": "ab" * 50}})
@@ -83,7 +83,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_it_is_looked_through(
         looked.append(len(request.input.model_dump_json()))
         return applied(policy, request, *more)
 
-    monkeypatch.setattr(submit, "applied", noted)
+    monkeypatch.setattr(input_policy, "applied", noted)
     long = "1234567 " * CONTEXT_WINDOW
     response = api.post("/v1/jobs", json={"model": "tiny", "input": {"prompt": long}})
     assert (response.status_code, error_of(response)["code"]) == (400, "context_length_exceeded")

@@ -16,6 +16,7 @@ from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.enqueue import Enqueuer
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.producer_api.submission.submit import Submissions
+from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.tasks.task_inputs import Prepared
 from headrace.store.digests import Digests
 from headrace.store.errors import Conflict, Forbidden, InvalidRequest, NotFound, NoWorker, Unavailable
@@ -56,7 +57,7 @@ class Parts(SimpleNamespace):
             queue_limits=None,
             enqueuer=None,
             metrics=ApiMetrics(),
-            policies=SimpleNamespace(policy_for=lambda tenant_id, model: None),
+            guards=TextGuards(),
             digests=RequestDigests(Digests([b"key"])),
             live_processes=SimpleNamespace(
                 is_unserved=lambda queue: queue in self.unserved, outlook=lambda queue: None
@@ -183,7 +184,7 @@ def test_a_version_is_resolved_for_those_who_may_use_it() -> None:
 def test_a_policy_is_that_of_the_model_or_of_every_model() -> None:
     asked: list[tuple[str, str]] = []
 
-    def policy_for(tenant_id: str, model: str) -> None:
+    def in_force(tenant_id: str, model: str) -> None:
         asked.append((tenant_id, model))
 
     def resolve(name: str) -> ModelVersion:
@@ -191,9 +192,9 @@ def test_a_policy_is_that_of_the_model_or_of_every_model() -> None:
             raise NotFound("no model")
         return VERSION
 
-    parts = Parts(policies=SimpleNamespace(policy_for=policy_for), catalog=SimpleNamespace(resolve=resolve))
+    parts = Parts(guards=SimpleNamespace(in_force=in_force), catalog=SimpleNamespace(resolve=resolve))
     for name in ("tiny@stable", "gone"):
-        submissions(parts).policy_for(PRINCIPAL, name)
+        submissions(parts).guard_for(PRINCIPAL, name)
     assert asked == [("acme", "tiny"), ("acme", "")]
 
 

@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from headrace.features.responses.new_response import NewResponse
-from headrace.policy.documents import PolicyDocument
-from headrace.policy.policies import Policy
 from headrace.producer_api.submission.idempotency import RequestDigests
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
@@ -16,18 +14,6 @@ from tests.producer_api.submission.making import draft, told
 from tests.refusals import Naming
 
 KEYED, PLAIN = RequestDigests(Digests([b"new", b"old"])), RequestDigests(Digests())
-POLICY = Policy(
-    PolicyDocument.model_validate(
-        {
-            "version": 1,
-            "rules": [
-                {"id": "ssn", "kinds": ["us_ssn"], "action": "redact"},
-                {"id": "mail", "kinds": ["email"], "action": "block"},
-            ],
-        }
-    )
-)
-SSN = "SSN 536-22-1234"
 
 
 def body_of(digests: RequestDigests = PLAIN, response: NewResponse | None = None, **changes: Any) -> str:
@@ -83,26 +69,3 @@ def test_a_key_has_1_to_255_characters_and_the_digests_of_every_key() -> None:
             KEYED.idempotency("route", key, request, None)
         assert told(caught.value) == (InvalidRequest, Naming("1 to 255"), "invalid_value", "Idempotency-Key")
     assert KEYED.idempotency("route", None, request, None) is None
-
-
-def test_a_name_that_a_policy_changes_is_a_digest_or_what_is_left_of_it() -> None:
-    assert (KEYED.name(POLICY, "ann", "user"), PLAIN.name(POLICY, SSN, "user")) == ("ann", "SSN <US_SSN_1>")
-    assert KEYED.name(POLICY, SSN, "user") == f"user_{Digests([b'new']).of('name', SSN.encode())[0]}"
-    with pytest.raises(InvalidRequest) as caught:
-        KEYED.name(POLICY, "ann@example.com", "user")
-    assert told(caught.value) == (InvalidRequest, Naming("rule mail"), "policy_blocked_input", "user")
-
-
-def test_a_key_that_a_policy_changes_is_known_by_the_digest_of_any_key() -> None:
-    new, old = (f"user_{Digests([key]).of('name', SSN.encode())[0]}" for key in (b"new", b"old"))
-    assert KEYED.key(POLICY, "plain", lambda _: True) == "plain"
-    assert KEYED.key(POLICY, SSN, lambda _: False) == new
-    assert KEYED.key(POLICY, SSN, lambda key: key == old) == old
-    with pytest.raises(InvalidRequest) as caught:
-        PLAIN.key(POLICY, SSN, lambda _: True)
-    assert told(caught.value) == (
-        InvalidRequest,
-        Naming("HEADRACE_DIGEST_KEYS"),
-        "invalid_value",
-        "Idempotency-Key",
-    )

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, finish
+from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.job_states import JobState
 from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tenants.api_keys import create_tenant

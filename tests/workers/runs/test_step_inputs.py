@@ -11,11 +11,10 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.jobs.jobs import NewJob, accept
-from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.payloads.job_payload import EVERY_MODEL, ServiceClass
 from headrace.store.payloads.step_payload import REFERENCES, Marks
 from headrace.store.registry import policies
 from headrace.store.registry.models import register_version
-from headrace.store.registry.policies import EVERY_MODEL
 from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE, JobState
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.runs.step_inputs import StepInputs

@@ -1,13 +1,10 @@
-"""Requests, steps, policies and parts of the API that tests of single steps are made of."""
+"""Requests, steps and parts of the API that tests of single steps are made of."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from headrace.policy.documents import PolicyDocument
-from headrace.policy.policies import Policy
-from headrace.producer_api.submission.input_policy import ActivePolicy
 from headrace.store.errors import NotFound
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tasks.flow import FlowStepBody
@@ -28,19 +25,6 @@ def request(source: dict[str, Any] | None = None, **fields: Any) -> GenerateRequ
 def step(name: str = "a", source: dict[str, Any] | None = None, **fields: Any) -> FlowStepBody:
     given = {"name": name, "model": "tiny", "input": source or {"messages": [QUESTION]}}
     return FlowStepBody.model_validate(given | fields)
-
-
-def policy(*rules: dict[str, Any]) -> Policy:
-    return Policy(PolicyDocument.model_validate({"version": 1, "rules": [*rules]}))
-
-
-REDACT = policy({"id": "mail", "kinds": ["email"], "action": "redact"})
-MAIL, OTHER = "ann@example.com", "bob@example.com"
-
-
-def active(rules: Policy) -> ActivePolicy:
-    stored: Any = SimpleNamespace(model="tiny", version=7, document=rules.document.model_dump(mode="json"))
-    return ActivePolicy(stored, "")
 
 
 STORES = {"vector_store_ids": ["vs_1"]}

@@ -4,11 +4,10 @@ The policy sees every text of the input and the metadata; for the Responses API 
 share one set of placeholders. Only the changed request is stored, counted and given to the model.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,19 @@ from headrace.policy.policies import Policy, apply_input
 from headrace.policy.recognisers.recogniser import FOUND_BY_NAME
 from headrace.policy.streaming import GuardedText, counted
 from headrace.policy.text.escapes import unescaped
-from headrace.producer_api.caches.ttl_cache import LoadingCache
-from headrace.store.db.database import Database
+from headrace.producer_api.submission.draft_job import DraftJob, known
+from headrace.producer_api.submission.placeholders_before import placeholders_before
+from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.text_guard import Guarded, LoadGuards, TextGuard
 from headrace.store.errors import InvalidRequest, Unavailable
+from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.payloads.image_input import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.registry import policies
-from headrace.store.registry.policies import EVERY_MODEL, StoredPolicy
+from headrace.store.registry.policies import StoredPolicy
 from headrace.store.tasks.registry import JobRequest
 
-KEEP_S = 5.0
-"""The longest time until a changed policy takes effect in every process."""
-
-_MAX_TENANTS = 10_000
 # Fields that hold a name or a kind, not a text.
 _NAMES = frozenset(
     ["role", "type", "id", "call_id", "tool_call_id", "name", "status", "object", "verbosity", "file_id"]
@@ -55,56 +53,118 @@ _OURS = frozenset(_PROTOCOL.split())
 _FREE = frozenset(["metadata", "variables"])
 
 
-class ActivePolicy:
-    """The version of a policy that is in force. ``model`` is as in ``store.registry.policies``."""
+class ActivePolicy(TextGuard):
+    """The version of a policy that is in force. ``stored.model`` is as in ``PinnedPolicy``."""
 
-    def __init__(self, stored: StoredPolicy, names_model: str) -> None:
-        self.model = stored.model
-        self.version = stored.version
+    def __init__(self, stored: StoredPolicy, parts: SubmissionParts) -> None:
+        self.version = stored.model, stored.version
         self._document = stored.document
-        self._names_model = names_model
+        self._parts = parts
 
     @cached_property
     def policy(self) -> Policy:
         """The policy, compiled at its first use, which may take a second. Raises Unavailable."""
         try:
-            return compiled(PolicyDocument.model_validate(self._document), self._names_model)
+            return compiled(PolicyDocument.model_validate(self._document), self._parts.settings.names_model)
         except MissingFinder as error:
             raise Unavailable(f"this server cannot follow the tenant's policy: {error}") from error
 
+    @property
+    def restores(self) -> bool:
+        """As ``TextGuard.restores``."""
+        return self.policy.restores
 
-class ActivePolicies:
-    """The policies in force, by tenant. Blocks on Postgres for those that are not cached."""
+    def apply(self, draft: DraftJob) -> None:
+        """As ``TextGuard.apply``."""
+        parts, tenant_id, sent = self._parts, draft.principal.tenant_id, (draft.request, draft.response)
+        request = parts.preparation.cut_to_length(draft.request, known(draft.version))
+        before = placeholders_before(parts.db, tenant_id, draft.response) if self.restores else None
+        done = self.request(request, draft.response, before, reads_file=draft.request.reads_file)
+        draft.request, draft.response = done.request, done.response
+        draft.policy_version, draft.policy = self.version, done.policy
+        self._guard_names(draft)
+        if not parts.digests.is_keyed and (draft.request, draft.response) != sent:
+            # A plain digest of the sent text would let a reader of the database guess the replaced text.
+            draft.origin = origin = replace(draft.origin, fingerprint="")
+            draft.idempotency = parts.digests.idempotency(
+                origin.route, origin.idempotency_key, draft.request, draft.response, is_stored=draft.is_stored
+            )
 
-    def __init__(self, db: Database, *, names_model: str = "", clock: Callable[[], float] = time.monotonic) -> None:
-        self._db = db
-        self._names_model = names_model
-        self._kept: LoadingCache[str, dict[str, ActivePolicy]] = LoadingCache(
-            self._read, ttl_s=KEEP_S, max_size=_MAX_TENANTS, clock=clock
+    def _guard_names(self, draft: DraftJob) -> None:
+        """Apply the policy to the caller's own names: Idempotency-Key, project and user."""
+        if (sent := draft.idempotency) is not None:
+            db, tenant_id = self._parts.db, draft.principal.tenant_id
+            key = self.key(sent.key, lambda key: jobs.is_known(db, tenant_id, replace(sent, key=key)))
+            draft.idempotency = replace(sent, key=key)
+        if draft.origin.project_id is not None:
+            draft.origin = replace(draft.origin, project_id=self.name(draft.origin.project_id, "OpenAI-Project"))
+        if draft.request.user is not None:
+            draft.request = draft.request.model_copy(update={"user": self.name(draft.request.user, "user")})
+
+    def request(
+        self, request: JobRequest, response: FaceRow | None, before: Mapping[str, Any] | None, *, reads_file: bool
+    ) -> Guarded:
+        """As ``TextGuard.request``."""
+        taken = None if before is None or not self.restores else PlaceholderMap.model_validate(before)
+        done = applied(self.policy, request, response, taken)
+        for action, num_findings in done.actions.items():
+            self._parts.metrics.policy_actions.labels(action).inc(num_findings)
+        kept = pinned(self, done, is_sealed=self._parts.db.seal.is_on, reads_file=reads_file)
+        return Guarded(
+            done.request, done.response, kept, done.vault.model_dump(mode="json") if self.restores else before
         )
 
-    def policy_for(self, tenant_id: str, model: str) -> ActivePolicy | None:
-        """Return the tenant's policy for a model, else its policy for every model; None if it has neither."""
-        kept = self._kept.get(tenant_id)
-        return kept.get(model) or kept.get(EVERY_MODEL)
+    def fields(self, fields: dict[str, Any], param: str) -> dict[str, Any]:
+        """As ``TextGuard.fields``."""
+        return guarded(self.policy, fields, param)
 
-    def refresh(self) -> None:
-        """Read again the policies that were used lately and have half of their time behind them."""
-        self._kept.refresh()
+    def name(self, name: str, param: str) -> str:
+        """As ``TextGuard.name``."""
+        left, digests = changed_by(self.policy, name, param), self._parts.digests
+        if left is None:
+            return name
+        return f"user_{digests.of('name', name.encode())[0]}" if digests.is_keyed else left
 
-    def _read(self, tenant_ids: Sequence[str]) -> dict[str, dict[str, ActivePolicy]]:
-        return {tenant_id: self._read_one(tenant_id) for tenant_id in tenant_ids}
+    def key(self, key: str, is_known: Callable[[str], bool]) -> str:
+        """As ``TextGuard.key``."""
+        param, digests = "Idempotency-Key", self._parts.digests
+        if changed_by(self.policy, key, param) is None:
+            return key
+        if not digests.is_keyed:
+            raise InvalidRequest(
+                "the policy takes something out of this Idempotency-Key, and this server has no HEADRACE_DIGEST_KEYS: "
+                "send a random one",
+                param=param,
+            )
+        first, *others = (f"user_{digest}" for digest in digests.of("name", key.encode()))
+        return next((one for one in others if is_known(one)), first)
 
-    def _read_one(self, tenant_id: str) -> dict[str, ActivePolicy]:
-        known = self._kept.last(tenant_id) or {}
-        stored = policies.list_policies(self._db, tenant_id)
-        return {one.model: self._active(one, known.get(one.model)) for one in stored}
+    def check_fixed(self, text: str, param: str) -> None:
+        """As ``TextGuard.check_fixed``."""
+        check_fixed(self.policy, text, param)
 
-    def _active(self, stored: StoredPolicy, known: ActivePolicy | None) -> ActivePolicy:
-        """Keep a version that is known, because it may be compiled."""
-        if known is not None and known.version == stored.version:
-            return known
-        return ActivePolicy(stored, self._names_model)
+    def check_unchanged(self, given: Any, param: str, what: str, *, with_names: bool = False) -> None:
+        """As ``TextGuard.check_unchanged``."""
+        check_unchanged(self.policy, given, param, what, with_names=with_names)
+
+    def check_images(self, param: str) -> None:
+        """As ``TextGuard.check_images``."""
+        refuse_images(self.policy, param)
+
+
+def active_policies(parts: SubmissionParts) -> LoadGuards:
+    """Return what reads the policies of a tenant. A version that is known is kept, because it may be compiled."""
+
+    def load(tenant_id: str, last: Mapping[str, TextGuard]) -> dict[str, TextGuard]:
+        found = {one.model: one for one in policies.list_policies(parts.db, tenant_id)}
+        return {
+            model: last[model]
+            if model in last and last[model].version == (model, one.version)
+            else ActivePolicy(one, parts)
+            for model, one in found.items()
+        }
+
+    return load
 
 
 def compiled(document: PolicyDocument, names_model: str) -> Policy:
@@ -240,16 +300,6 @@ def _in_time(param: str) -> Iterator[Budget]:
         raise InvalidRequest(str(error), code="policy_scan_too_long", param=param) from None
 
 
-def check_template(policy: Policy, template: dict[str, Any]) -> None:
-    """Raise InvalidRequest, with the rule's id, for a prompt template that the policy would change."""
-    _check_unchanged(policy, template, "messages", "this template: let requests bring it, as a variable")
-
-
-def check_pipeline_text(policy: Policy, document: dict[str, Any]) -> None:
-    """Raise InvalidRequest, with the rule's id, for a pipeline that the policy would change."""
-    _check_unchanged(policy, document, "steps", "this pipeline: let jobs bring it, in their input")
-
-
 def refuse_images(policy: Policy, param: str) -> None:
     """Raise InvalidRequest for images if the policy has rules for inputs: it reads no image."""
     if any(policy.document.rules_for(Stage.INPUT)):
@@ -260,19 +310,12 @@ def refuse_images(policy: Policy, param: str) -> None:
         )
 
 
-def check_items(policy: Policy, items: list[dict[str, Any]]) -> None:
-    """Raise InvalidRequest, with the rule's id, for items of a conversation that the policy would change.
-
-    Their placeholders would have no values: those of a response have them in its job.
-    """
-    with _in_time("items") as budget:
-        for text in _names_and_keys(items):
-            _check_fixed(policy, text, "items", budget)
-    _check_unchanged(policy, items, "items", "these items: send them as the input of a response")
-
-
-def _check_unchanged(policy: Policy, given: Any, param: str, what: str) -> None:
+def check_unchanged(policy: Policy, given: Any, param: str, what: str, *, with_names: bool = False) -> None:
+    """Raise InvalidRequest, with the rule's id, for texts that the policy would change. Names only if asked."""
     texts = list(_texts(given))
+    with _in_time(param) as budget:
+        for text in _names_and_keys(given) if with_names else ():
+            _check_fixed(policy, text, param, budget)
     with _in_time(param) as budget:
         verdict = apply_input(policy, texts, budget=budget)
     if verdict.blocked_by is not None:
@@ -312,9 +355,10 @@ def pinned(
     if found.policy.restores and not is_sealed:
         raise Unavailable("this tenant's policy puts values back, and this server has no HEADRACE_ENCRYPTION_KEYS")
     vault = done.vault
+    model, version = found.version
     return PinnedPolicy(
-        model=found.model,
-        version=found.version,
+        model=model,
+        version=version,
         flagged=done.flagged,
         counts=vault.counts,
         vault=vault.model_dump(mode="json") if vault.values else None,

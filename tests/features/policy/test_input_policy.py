@@ -6,27 +6,30 @@ from typing import Any
 
 import pytest
 
-from headrace.features.responses.new_response import NewResponse
-from headrace.policy.placeholders import PlaceholderMap
-from headrace.policy.policies import Policy
-from headrace.producer_api.submission import input_policy
-from headrace.producer_api.submission.input_policy import (
+from headrace.features.policy import input_policy
+from headrace.features.policy.input_policy import (
     PolicyOutcome,
     applied,
     changed_by,
     check_fixed,
-    check_items,
-    check_pipeline_text,
-    check_template,
+    check_unchanged,
     guarded,
     pinned,
     refuse_images,
 )
+from headrace.features.responses.new_response import NewResponse
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
+from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.text_guard import TextGuards
+from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest, Unavailable
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.registry.policies import StoredPolicy
 from headrace.store.tasks.generate import GenerateRequest
-from tests.producer_api.submission.steps.making import MAIL, OTHER, REDACT, active, policy, request
+from tests.features.policy.making import MAIL, OTHER, REDACT, active, policy
+from tests.producer_api.submission.making import told
+from tests.producer_api.submission.steps.making import request
 from tests.refusals import Naming, refusal
 
 INPUT_ONLY = policy({"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input"})
@@ -137,19 +140,15 @@ def test_texts_without_a_job_are_refused_if_a_policy_would_change_them() -> None
         "name",
     )
     document = {"messages": [{"role": "user", "content": MAIL}], "steps": [MAIL]}
-    for check, param, what in (
-        (check_template, "messages", "template"),
-        (check_pipeline_text, "steps", "pipeline"),
-    ):
-        assert refusal(check, REDACT, document)[1:] == (Naming("rule mail", what), "policy_blocked_input", param)
-        check(FLAG, document)
+    for param, what in (("messages", "template"), ("steps", "pipeline")):
+        refused = refusal(check_unchanged, REDACT, document, param, what)
+        assert refused[1:] == (Naming("rule mail", what), "policy_blocked_input", param)
+        check_unchanged(FLAG, document, param, what)
     items = [{"role": "user", "content": MAIL}]
-    assert refusal(check_items, REDACT, items)[1:] == (Naming("rule mail"), "policy_blocked_input", "items")
-    assert refusal(check_items, REDACT, [{"role": "user", "name": MAIL}])[1:] == (
-        REFUSED,
-        "policy_blocked_input",
-        "items",
-    )
+    unfit = [{"role": "user", "name": MAIL}]
+    for given, message in ((items, Naming("rule mail")), (unfit, REFUSED)):
+        refused = refusal(check_unchanged, REDACT, given, "items", "these items", with_names=True)
+        assert refused[1:] == (message, "policy_blocked_input", "items")
     assert refusal(refuse_images, REDACT, "input")[1:] == (Naming("images"), "invalid_value", "input")
     refuse_images(OUTPUTS, "input")
 
@@ -170,7 +169,7 @@ def test_a_policy_is_pinned_if_its_output_or_a_worker_needs_it() -> None:
 
 def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now, stored = [0.0], {"version": 1, "rules": []}
-    no_services: Any = SimpleNamespace()
+    no_services: Any = SimpleNamespace(db=None)
 
     def rows(version: int) -> list[StoredPolicy]:
         made: Any = [SimpleNamespace(model=name, version=version, document=stored) for name in ("", "tiny")]
@@ -178,21 +177,21 @@ def test_a_version_of_a_policy_that_is_known_is_not_compiled_again(monkeypatch: 
 
     current = rows(1)
     monkeypatch.setattr(
-        "headrace.producer_api.submission.input_policy.policies.list_policies",
+        "headrace.features.policy.input_policy.policies.list_policies",
         lambda _, tenant_id: current if tenant_id == "acme" else [],
     )
-    kept = input_policy.ActivePolicies(no_services, clock=lambda: now[0])
-    first, of_others = kept.policy_for("acme", "tiny"), kept.policy_for("acme", "other")
+    kept = TextGuards(input_policy.active_policies(no_services), clock=lambda: now[0])
+    first, of_others = kept.in_force("acme", "tiny"), kept.in_force("acme", "other")
     assert first is not None
     assert of_others is not None
-    assert (first.model, of_others.model, kept.policy_for("globex", "tiny")) == ("tiny", "", None)
+    assert (first.version[0], of_others.version[0], kept.in_force("globex", "tiny")) == ("tiny", "", None)
     now[0] = 5.0
-    assert kept.policy_for("acme", "tiny") is first
+    assert kept.in_force("acme", "tiny") is first
     current = rows(2)
     now[0] = 9.9
-    assert kept.policy_for("acme", "tiny") is first
+    assert kept.in_force("acme", "tiny") is first
     now[0] = 10.0
-    assert kept.policy_for("acme", "tiny") is not first
+    assert kept.in_force("acme", "tiny") is not first
 
 
 def test_values_are_put_back_only_where_payloads_are_sealed() -> None:
@@ -204,3 +203,35 @@ def test_values_are_put_back_only_where_payloads_are_sealed() -> None:
     assert kept is not None
     assert kept.vault == outcome.vault.model_dump(mode="json")
     assert MAIL in str(kept.vault)
+
+
+POLICY = policy(
+    {"id": "ssn", "kinds": ["us_ssn"], "action": "redact"},
+    {"id": "mail", "kinds": ["email"], "action": "block"},
+)
+KEYED = active(POLICY, digests=RequestDigests(Digests([b"new", b"old"])))
+PLAIN = active(POLICY, digests=RequestDigests(Digests()))
+SSN = "SSN 536-22-1234"
+
+
+def test_a_name_that_a_policy_changes_is_a_digest_or_what_is_left_of_it() -> None:
+    assert (KEYED.name("ann", "user"), PLAIN.name(SSN, "user")) == ("ann", "SSN <US_SSN_1>")
+    assert KEYED.name(SSN, "user") == f"user_{Digests([b'new']).of('name', SSN.encode())[0]}"
+    with pytest.raises(InvalidRequest) as caught:
+        KEYED.name("ann@example.com", "user")
+    assert told(caught.value) == (InvalidRequest, Naming("rule mail"), "policy_blocked_input", "user")
+
+
+def test_a_key_that_a_policy_changes_is_known_by_the_digest_of_any_key() -> None:
+    new, old = (f"user_{Digests([key]).of('name', SSN.encode())[0]}" for key in (b"new", b"old"))
+    assert KEYED.key("plain", lambda _: True) == "plain"
+    assert KEYED.key(SSN, lambda _: False) == new
+    assert KEYED.key(SSN, lambda key: key == old) == old
+    with pytest.raises(InvalidRequest) as caught:
+        PLAIN.key(SSN, lambda _: True)
+    assert told(caught.value) == (
+        InvalidRequest,
+        Naming("HEADRACE_DIGEST_KEYS"),
+        "invalid_value",
+        "Idempotency-Key",
+    )
