@@ -13,6 +13,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     lines        ``producer_api.tasks.line_urls``: URLs with a name in them that a batch may have
     api          ``producer_api.api_part``: other routes
     submission   ``producer_api.submission.submission_hook``: what happens to requests before and after they are stored
+    output       ``workers.runs.output_guard``: what reads the outputs of jobs, and texts that come to a worker
     ended        ``store.jobs.end_part``: what is written in the transaction that ends jobs
     end_events   ``store.jobs.end_events``: the webhook event of the end of its jobs, if a face has one of its own
     errors       ``producer_api.server.error_form``: the form of errors on routes of a face

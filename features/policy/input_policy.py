@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.features.policy import policies
+from headrace.features.policy.policies import StoredPolicy
 from headrace.policy.budget import Budget, ScanTooLong
 from headrace.policy.documents import Action, PolicyDocument, Stage
 from headrace.policy.names import load_finder
@@ -32,8 +34,6 @@ from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.payloads.image_input import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
-from headrace.store.registry import policies
-from headrace.store.registry.policies import StoredPolicy
 from headrace.store.tasks.registry import JobRequest
 
 # Fields that hold a name or a kind, not a text.

@@ -7,7 +7,9 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.policy import policies
 from headrace.features.policy.input_policy import compiled
+from headrace.features.policy.policies import StoredPolicy
 from headrace.policy.deny import check_size
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.outputs import MissingFinder
@@ -19,8 +21,6 @@ from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.strict_model import Strict
-from headrace.store.registry import policies
-from headrace.store.registry.policies import StoredPolicy
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

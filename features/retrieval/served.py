@@ -39,8 +39,7 @@ from headrace.store.jobs.claims import Claim
 from headrace.store.payloads.job_payload import PinnedPolicy, read_payload
 from headrace.store.payloads.step_payload import SEARCH
 from headrace.store.settings import Settings
-from headrace.workers.runs.document_policy import document_texts
-from headrace.workers.runs.output_policy import CompiledPolicies
+from headrace.workers.runs.output_guard import JobGuards, open_guards
 from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, ReadClaim, ServedPart
 from headrace.workers.tasks.task_model import WorkContext
 
@@ -68,7 +67,7 @@ class FileReader:
         self._tokenizer = tokenizer
         self._embedder = embedder
         self._settings = settings
-        self._policies: CompiledPolicies | None = None
+        self._guards: JobGuards | None = None
         self._turns = Turns(MOST_AT_ONCE)
 
     @cached_property
@@ -134,12 +133,11 @@ class FileReader:
         """Return the text as the tenant's policy lets it be stored. Raises InvalidRequest if it does not."""
         if pinned is None:
             return document
-        self._policies = self._policies or CompiledPolicies(db)
-        policy = self._policies.get(tenant_id, pinned)
+        self._guards = self._guards or open_guards(db)
         # Page by page, so that pages keep their places.
         bounds = [*document.pages, len(document.text)] if document.pages else [0, len(document.text)]
         parts = [document.text[begin:end] for begin, end in pairwise(bounds)]
-        texts = document_texts(policy, parts, "this file")
+        texts = self._guards.texts(tenant_id, pinned, parts, "this file")
         starts, at = [], 0
         for part in texts:
             starts.append(at)

@@ -28,7 +28,6 @@ from headrace.models.engine.protocol import AnyEngine
 from headrace.models.engine.requests import Delta, EncodeOutput, EncodeRequest, EngineError, FinishReason
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import checked_folder, number_format, with_encoder_faults
-from headrace.policy.budget import ScanTooLong
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
 from headrace.store.errors import NotFound, Unavailable
@@ -46,7 +45,7 @@ from headrace.workers.runs.checkpoint_recovery import CheckpointRecovery
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.job_runner import EngineClient
 from headrace.workers.runs.outcome import STATES, Retry
-from headrace.workers.runs.output_policy import CompiledPolicies, FilteredOutput, OutputRules, StreamFilter, text_rules
+from headrace.workers.runs.output_guard import FilteredOutput, OutputGuard, open_guards
 from headrace.workers.tasks.self_test import SelfTest, run_all
 from headrace.workers.tasks.task_model import EngineSetup, ModelPart, TaskModel, WorkContext, quiet_setup
 
@@ -103,7 +102,7 @@ class Transcribing:
         )
         self._frames = context.frames
         self._recovery = CheckpointRecovery(context.fenced_logs)
-        self._policies = CompiledPolicies(context.db)
+        self._guards = open_guards(context.db)
         self._db = context.db
         self._metrics = context.metrics
 
@@ -111,21 +110,20 @@ class Transcribing:
         """Transcribe the job's file. Raises InvalidRequest for a damaged one, NotFound for one that was deleted."""
         payload = read_payload(TranscribePayload, attempt.claim.payload)
         try:
-            rules = text_rules(self._policies, attempt.claim.tenant_id, payload.policy)
+            pinned = payload.policy
+            rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, None)
         except Unavailable as error:
             return outcome.again(attempt.claim, error.code, error.message)
         is_guarded = rules is not None and rules.holds_back
         transcript = self._begin(attempt, is_guarded=is_guarded)
         if rules is not None and is_guarded:
-            self._frames.put_filter(attempt.id, StreamFilter(rules.guard, lambda: self._engine.cancel(attempt)))
+            self._frames.put_filter(attempt.id, rules.stream_filter(lambda: self._engine.cancel(attempt)))
         began_at = time.monotonic()
         try:
             reason = self._run(attempt, payload, transcript)
             verdict = self._ended(attempt, payload, transcript, reason, rules, time.monotonic() - began_at)
         except EngineError as error:
             verdict = outcome.refused(attempt.claim, error, transcript.checkpoint)
-        except ScanTooLong as error:
-            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
         # The model's own text of a guarded attempt must not be stored, so the next attempt starts anew.
         return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
 
@@ -218,7 +216,7 @@ class Transcribing:
         payload: TranscribePayload,
         transcript: Transcript,
         reason: FinishReason,
-        rules: OutputRules | None,
+        rules: OutputGuard | None,
         took_s: float,
     ) -> Finish | Retry:
         claim = attempt.claim

@@ -1,3 +1,3 @@
-"""Registries of named versions: models with their aliases, policies, and prompt templates.
+"""Registries of named versions: models with their aliases, and prompt templates.
 
-The contents of policies and templates are not interpreted here."""
+The contents of templates are not interpreted here."""

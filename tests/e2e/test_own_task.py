@@ -9,9 +9,9 @@ import pytest
 from openai import OpenAI
 
 from headrace.client import Client, RequestRefused
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.own_tasks import new_package

@@ -6,7 +6,8 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
-from headrace.store.registry import policies, prompt_templates
+from headrace.features.policy import policies
+from headrace.store.registry import prompt_templates
 from headrace.store.tenants import api_key_admin
 from headrace.store.tenants.usage import DETAIL_S
 from headrace.store.tools.tools import MAX_TOOLS

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from headrace.features.batches import batch_steps, batches
 from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import NewBatch
+from headrace.features.policy import policies
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.retrieval import store_files
@@ -25,7 +26,7 @@ from headrace.store.files import files, uploads
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import accept, get_many, request_cancel
 from headrace.store.payloads.tool_definition import HttpTool
-from headrace.store.registry import policies, prompt_templates
+from headrace.store.registry import prompt_templates
 from headrace.store.retrieval import vector_stores
 from headrace.store.rollouts.changes import NewRollout, start
 from headrace.store.rollouts.rollouts import Step

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from headrace.features.policy import policies
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import NewJob
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.step_payload import REFERENCES, Marks
-from headrace.store.registry import policies
 from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE, JobState
 from tests.reliability.jobs import answer
 from tests.workers.conftest import Bench, StartHost, StartWorker

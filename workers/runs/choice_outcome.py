@@ -24,7 +24,7 @@ from headrace.store.streams.choices import ChoiceEnd
 from headrace.store.tasks.generate import GeneratedText, GenerateOutput, GeneratePayload, PromptEcho
 from headrace.workers.runs import outcome
 from headrace.workers.runs.outcome import PROBATION_TOKENS, STATES, Retry
-from headrace.workers.runs.output_policy import FilteredChoices, FilteredOutput, OutputRules
+from headrace.workers.runs.output_guard import FilteredChoices, FilteredOutput, OutputGuard
 
 # The first of these that a choice has is the job's.
 _UNFINISHED = (FinishReason.HANDED_BACK, FinishReason.CANCELLED, FinishReason.DEADLINE)
@@ -87,7 +87,7 @@ def completed(
     start: Checkpoint,
     stream: Checkpoint,
     tokenizer: Tokenizer,
-    rules: OutputRules | None = None,
+    rules: OutputGuard | None = None,
     *,
     prompts: Sequence[PromptEcho | None],
 ) -> Finish | Retry:
@@ -139,7 +139,7 @@ def _handed_back(
     return retry if own_s is None else replace(retry, first_token_ms=round((waited_s + own_s) * 1000, 3))
 
 
-def _filtered(stream: Checkpoint, num_choices: int, rules: OutputRules | None) -> FilteredChoices:
+def _filtered(stream: Checkpoint, num_choices: int, rules: OutputGuard | None) -> FilteredChoices:
     if rules is not None:
         return rules.apply_each(stream.deltas, stream.marks, num_choices)
     each = (stream.of_choice(number).deltas for number in range(num_choices))

@@ -32,7 +32,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint, Logprobs
 from headrace.store.tasks.generate import GenerateOutput, GeneratePayload, PromptEcho, TokenLogprob
 from headrace.workers.runs.logprobs import kept_by_delta
-from headrace.workers.runs.output_policy import FilteredOutput, OutputRules
+from headrace.workers.runs.output_guard import FilteredOutput, OutputGuard
 
 STATES: Mapping[FinishReason, JobState] = {
     FinishReason.STOP: JobState.SUCCEEDED,
@@ -99,7 +99,7 @@ def completed(
     waited_s: float,
     start: Checkpoint,
     tokenizer: Tokenizer,
-    rules: OutputRules | None = None,
+    rules: OutputGuard | None = None,
     *,
     prompt: PromptEcho | None = None,
 ) -> Finish | Retry:

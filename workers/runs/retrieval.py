@@ -7,16 +7,14 @@ What was found is stored, so a second attempt at the answer has the prompt of th
 ``retrieval``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from headrace.policy.policies import Policy
 from headrace.prompts.documents.passage_block import with_passages
 from headrace.prompts.tasks.generate import DEFAULT_MAX_TOKENS, count_tokens
 from headrace.prompts.tasks.task_inputs import InputModel
 from headrace.store.jobs.claims import Claim
-from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.retrieval import (
     SEARCH_TASK,
     FileCitation,
@@ -24,7 +22,7 @@ from headrace.store.payloads.retrieval import (
 )
 from headrace.store.payloads.step_payload import NUMBERED_FROM, PASSAGES
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
-from headrace.workers.runs.document_policy import OF_PASSAGES, policed_texts
+from headrace.workers.runs.output_guard import OF_PASSAGES
 
 _KEY_CHARS = 12
 
@@ -52,17 +50,18 @@ def in_context(
     request: GenerateRequest,
     found: Sequence[Mapping[str, Any]],
     model: InputModel,
-    policy: tuple[Policy, PinnedPolicy] | None,
+    policed: Callable[..., tuple[str, ...]] | None,
 ) -> tuple[GenerateRequest, tuple[FileCitation, ...]]:
     """Return the request with the passages that its budget has room for, and what they are. Raises InvalidRequest.
 
-    The budget is ``max_context_tokens``, or what the question and the answer leave of the context window.
+    ``policed``: ``JobGuards.texts`` for the job's policy. The budget is ``max_context_tokens``, or what the question
+    and the answer leave of the context window.
     """
     if request.retrieval is None:
         return request, ()
     passages = [RetrievedPassage.model_validate(one) for one in found]
-    if policy is not None and passages:
-        passages = _policed(*policy, passages)
+    if policed is not None and passages:
+        passages = _policed(policed, passages)
     without = count_tokens(request, model)
     reserved = request.sampling.max_tokens or min(DEFAULT_MAX_TOKENS, model.window // 4)
     most = min(without + request.retrieval.max_context_tokens, model.window - reserved)
@@ -75,10 +74,10 @@ def in_context(
     return request.model_copy(update={"input": source}), citations
 
 
-def _policed(policy: Policy, pinned: PinnedPolicy, passages: Sequence[RetrievedPassage]) -> list[RetrievedPassage]:
+def _policed(policed: Callable[..., tuple[str, ...]], passages: Sequence[RetrievedPassage]) -> list[RetrievedPassage]:
     """Return the passages as the policy lets the model read them. Values that are replaced here are not restored."""
     texts = [text for one in passages for text in (one.filename, one.text)]
-    done = policed_texts(policy, pinned, texts, "the passages that were found", after=OF_PASSAGES)
+    done = policed(texts, "the passages that were found", after=OF_PASSAGES)
     return [
         one.model_copy(update={"filename": name, "text": text})
         for one, name, text in zip(passages, done[::2], done[1::2], strict=True)

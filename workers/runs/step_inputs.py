@@ -40,11 +40,10 @@ from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import TASKS, is_from_outside
 from headrace.workers.runs.added_steps import KINDS, AddSteps, with_added
-from headrace.workers.runs.document_policy import OF_CALLS, policed_texts
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.job_runner import Work
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import CompiledPolicies
+from headrace.workers.runs.output_guard import OF_CALLS, open_guards
 from headrace.workers.runs.retrieval import cited, in_context, is_search
 
 _MOST_VERSIONS = 16
@@ -88,7 +87,7 @@ class StepInputs:
         self._most_chars = most_chars
         self._lock = threading.Lock()
         self._models: OrderedDict[str, _StepModel] = OrderedDict()
-        self._policies = CompiledPolicies(db)
+        self._guards = open_guards(db)
 
     def fill(self, claim: Claim) -> tuple[FileCitation, ...] | None:
         """Make the payload of the claim one that its task reads. Does nothing for a job that has such a payload.
@@ -108,17 +107,15 @@ class StepInputs:
         policy = claim.payload.get("policy")
         pinned = None if policy is None else PinnedPolicy.model_validate(policy)
         outside = [mark for mark, path in paths.items() if _is_from_outside(outputs, path)]
-        compiled = None
-        if pinned is not None and (outside or searched is not None):
-            compiled = (self._policies.get(claim.tenant_id, pinned), pinned)
-        if compiled is not None and outside:
+        policed = None if pinned is None else partial(self._guards.texts, claim.tenant_id, pinned)
+        if policed is not None and outside:
             given = [texts[mark] for mark in outside]
-            seen = policed_texts(*compiled, given, "what another step returned", after=OF_CALLS)
+            seen = policed(given, "what another step returned", after=OF_CALLS)
             texts |= zip(outside, seen, strict=True)
         request, model, citations = _request(claim, texts), self._model(claim), cited(outputs)
         if searched is not None and isinstance(request, GenerateRequest):
             passages = outputs[searched]["output"][PASSAGES]
-            request, citations = in_context(claim, request, passages, model, compiled)
+            request, citations = in_context(claim, request, passages, model, policed)
         prepared = TASK_INPUTS[claim.task].prepare(request, model, pinned)
         filled = prepared.payload.model_dump(mode="json", exclude_none=True)
         kept = {name: claim.payload[name] for name in _OF_SEARCH if name in claim.payload}

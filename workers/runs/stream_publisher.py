@@ -44,7 +44,7 @@ them again, and those of filtered attempts are not shown."""
 
 
 class FrameFilter(Protocol):
-    """Filters the frames of one attempt: ``workers.runs.output_policy.StreamFilter``."""
+    """Filters the frames of one attempt: ``workers.runs.output_guard.OutputGuard``."""
 
     def passed(self, frame: Frame) -> Frame | None:
         """Return the frame that is shown instead, or None. Raises nothing."""

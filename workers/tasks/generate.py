@@ -27,7 +27,6 @@ from headrace.models.engine.requests import (
 )
 from headrace.models.engine.runner import Runner
 from headrace.models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
-from headrace.policy.budget import ScanTooLong
 from headrace.prompts.bad_words import banned_sequences
 from headrace.prompts.chat_server import ChatFields
 from headrace.prompts.detokenizer import Detokenizer
@@ -54,7 +53,7 @@ from headrace.workers.runs.in_flight import Attempt, ChoiceId, InFlightAttempts
 from headrace.workers.runs.job_runner import EngineClient
 from headrace.workers.runs.logprobs import echoed, emitted
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules, StreamFilter, output_rules
+from headrace.workers.runs.output_guard import JobGuards, OutputGuard, open_guards
 from headrace.workers.runs.stream_publisher import FrameQueue
 from headrace.workers.tasks.adapted import adapting_client
 from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
@@ -81,7 +80,7 @@ class Generating:
         frames: FrameQueue,
         recovery: CheckpointRecovery,
         tokenizer: Tokenizer,
-        policies: CompiledPolicies,
+        guards: JobGuards,
         context_window: int,
         metrics: WorkerMetrics,
         spans: AttemptSpans,
@@ -96,7 +95,7 @@ class Generating:
         self._frames = frames
         self._recovery = recovery
         self._tokenizer = tokenizer
-        self._policies = policies
+        self._guards = guards
         self._context_window = context_window
         self._metrics = metrics
         self._spans = spans
@@ -107,7 +106,7 @@ class Generating:
         payload = read_payload(GeneratePayload, attempt.claim.payload)
         try:
             pinned = payload.policy
-            rules = None if pinned is None else output_rules(self._policies, attempt.claim.tenant_id, payload)
+            rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, payload)
         except Unavailable as error:
             return outcome.again(attempt.claim, error.code, error.message)
         is_guarded = rules is not None and rules.holds_back
@@ -117,7 +116,7 @@ class Generating:
         return replace(verdict, checkpoint=None) if is_guarded and isinstance(verdict, Retry) else verdict
 
     def _generate(
-        self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
+        self, attempt: Attempt, payload: GeneratePayload, rules: OutputGuard | None, *, is_guarded: bool
     ) -> Finish | Retry:
         (request,), start = self._begin(attempt, [self._request(attempt, payload)], is_guarded=is_guarded)
         self._put_filter(attempt, rules if is_guarded else None)
@@ -129,13 +128,10 @@ class Generating:
         except EngineError as error:
             return outcome.stopped(attempt.claim, error, waited_s, start)
         self._observe(attempt, completion, waited_s)
-        try:
-            prompt = echoed(self._tokenizer, request, completion) if request.sampling.echo else None
-            return outcome.completed(
-                attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules, prompt=prompt
-            )
-        except ScanTooLong as error:
-            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
+        prompt = echoed(self._tokenizer, request, completion) if request.sampling.echo else None
+        return outcome.completed(
+            attempt.claim, payload, completion, waited_s, start, self._tokenizer, rules, prompt=prompt
+        )
 
     def _observe(self, attempt: Attempt, completion: CompletionOutput, waited_s: float) -> None:
         """Note the attempt's times. A job's wait is counted once."""
@@ -149,7 +145,7 @@ class Generating:
             times.decode.observe(completion.total_s - completion.first_token_s)
 
     def _generate_choices(
-        self, attempt: Attempt, payload: GeneratePayload, rules: OutputRules | None, *, is_guarded: bool
+        self, attempt: Attempt, payload: GeneratePayload, rules: OutputGuard | None, *, is_guarded: bool
     ) -> Finish | Retry:
         requests, start = self._begin(attempt, self._choice_requests(attempt, payload), is_guarded=is_guarded)
         stream = ChoiceStream(start)
@@ -163,21 +159,18 @@ class Generating:
             return outcome.refused(attempt.claim, error, written if written.deltas else None)
         waited_s = submitted_at - attempt.claimed_at
         self._observe(attempt, completions[0], waited_s)
-        try:
-            prompts = [*map(partial(echoed, self._tokenizer), requests, completions)]
-            return choice_outcome.completed(
-                attempt.claim,
-                payload,
-                completions,
-                waited_s,
-                start,
-                stream.checkpoint(),
-                self._tokenizer,
-                rules,
-                prompts=prompts,
-            )
-        except ScanTooLong as error:
-            return outcome.failed(attempt.claim, "policy_scan_too_long", str(error))
+        prompts = [*map(partial(echoed, self._tokenizer), requests, completions)]
+        return choice_outcome.completed(
+            attempt.claim,
+            payload,
+            completions,
+            waited_s,
+            start,
+            stream.checkpoint(),
+            self._tokenizer,
+            rules,
+            prompts=prompts,
+        )
 
     def _run_choices(
         self, attempt: Attempt, requests: Sequence[EngineRequest], start: Checkpoint
@@ -210,10 +203,10 @@ class Generating:
                 )
         return [found[number] for number in range(len(requests))]
 
-    def _put_filter(self, attempt: Attempt, rules: OutputRules | None) -> None:
+    def _put_filter(self, attempt: Attempt, rules: OutputGuard | None) -> None:
         """Filter the attempt's stream by the rules, if there are any."""
         if rules is not None:
-            self._frames.put_filter(attempt.id, StreamFilter(rules.guard, lambda: self._engine.cancel(attempt)))
+            self._frames.put_filter(attempt.id, rules.stream_filter(lambda: self._engine.cancel(attempt)))
 
     def _begin(
         self, attempt: Attempt, requests: Sequence[EngineRequest], *, is_guarded: bool
@@ -372,7 +365,7 @@ def generating(
         frames=context.frames,
         recovery=CheckpointRecovery(context.fenced_logs),
         tokenizer=tokenizer,
-        policies=CompiledPolicies(context.db),
+        guards=open_guards(context.db),
         context_window=context_window,
         metrics=context.metrics,
         spans=context.spans,

@@ -13,7 +13,6 @@ from headrace.models.engine.requests import EncodeRequest
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import checked_folder, with_encoder_faults
 from headrace.models.runners.own_runner import OwnRunner
-from headrace.policy.budget import ScanTooLong
 from headrace.prompts.tasks.own_task import num_tokens_of
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.errors import CannotLoadHere, ModelLoadError, Unavailable
@@ -27,7 +26,7 @@ from headrace.tasks import load_runner
 from headrace.workers.runs import outcome
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import CompiledPolicies, rules_for
+from headrace.workers.runs.output_guard import open_guards
 from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork, new_call_engine
 from headrace.workers.tasks.self_test import SelfTest, run_all
 from headrace.workers.tasks.task_model import EngineSetup, WorkContext, quiet_setup
@@ -77,23 +76,21 @@ class OwnWork(EncodeWork):
     def __init__(self, engine: AnyEngine, context: WorkContext, model: OwnModel) -> None:
         super().__init__(engine, context, model.read_claim)
         self._spec = model.spec
-        self._policies = CompiledPolicies(context.db)
+        self._guards = open_guards(context.db)
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Compute the job's input. Raises InvalidRequest for a payload that cannot be read."""
         claim = attempt.claim
         payload = read_payload(self._spec.payload, claim.payload)
+        pinned = payload.policy
         try:
-            rules = rules_for(self._policies, claim.tenant_id, payload.policy, payload.input)
+            rules = None if pinned is None else self._guards.output(claim.tenant_id, pinned, payload.input)
         except Unavailable as error:
             return outcome.again(claim, error.code, error.message)
         verdict = super().compute(attempt)
         if rules is None or isinstance(verdict, Retry) or verdict.output is None:
             return verdict
-        try:
-            found = rules.apply_to_fields(verdict.output, self._spec.declared.output_texts)
-        except ScanTooLong as error:
-            return outcome.failed(claim, "policy_scan_too_long", str(error))
+        found = rules.apply_to_fields(verdict.output, self._spec.declared.output_texts)
         if found.blocked_by is not None:
             return outcome.blocked(claim, found.blocked_by, verdict.usage or {})
         hits = {"policy": [hit.model_dump() for hit in found.hits]} if found.hits else {}

@@ -8,6 +8,7 @@ import redis
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.features.policy.input_policy import applied, compiled
 from headrace.features.response_cache.lookup import has_one_answer
 from headrace.models import catalog
@@ -19,7 +20,6 @@ from headrace.store.jobs import jobs
 from headrace.store.payloads.conversation import ChatMessage
 from headrace.store.payloads.image_input import MAX_IMAGES
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version
 from headrace.store.rollouts.changes import NewRollout, start

@@ -17,6 +17,7 @@ from headrace.features.policy.input_policy import (
     pinned,
     refuse_images,
 )
+from headrace.features.policy.policies import StoredPolicy
 from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
@@ -25,7 +26,6 @@ from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest, Unavailable
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
-from headrace.store.registry.policies import StoredPolicy
 from headrace.store.tasks.generate import GenerateRequest
 from tests.features.policy.making import MAIL, OTHER, REDACT, active, policy
 from tests.producer_api.submission.making import told

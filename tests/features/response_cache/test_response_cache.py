@@ -7,9 +7,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.policy import policies
 from headrace.features.response_cache import sharers
 from headrace.store.db.database import Database
-from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion
 from headrace.store.retention.purge import Scope, purge_step
 from headrace.store.settings import Settings

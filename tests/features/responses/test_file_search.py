@@ -8,9 +8,9 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.store.retention import erasure
 from headrace.store.tenants.api_keys import create_tenant
 from tests.cases import some_of

@@ -10,6 +10,7 @@ from openai import OpenAI
 from openai.types.responses.response_input_param import McpApprovalResponse
 from openai.types.responses.response_output_item import McpApprovalRequest
 
+from headrace.features.policy import policies
 from headrace.features.responses.mcp_approvals import ASKED, answered_calls, merged_rule
 from headrace.features.responses.mcp_tools import CalledTools
 from headrace.features.responses.response_request import ResponseRequest
@@ -21,7 +22,6 @@ from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import McpServer
-from headrace.store.registry import policies
 from headrace.store.tenants.api_keys import create_key, create_tenant
 from headrace.store.tools import tools
 from headrace.workers.tools.tool_results import refusal_of

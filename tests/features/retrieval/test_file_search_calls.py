@@ -5,10 +5,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of

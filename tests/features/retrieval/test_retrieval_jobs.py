@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.features.retrieval import store_files
 from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.searched_steps import searched_job
@@ -20,7 +21,6 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.retrieval import vector_stores
 from headrace.store.retrieval.vector_stores import StoreModel

@@ -12,13 +12,13 @@ import redis
 from sqlalchemy import text
 
 from headrace.features.encoders.embed.model import load_embed_model
+from headrace.features.policy import policies
 from headrace.features.retrieval import store_files
 from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.store_files import NewStoreFile
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, read_file
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys

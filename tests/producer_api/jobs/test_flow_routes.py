@@ -10,6 +10,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.producer_api.reads.job_loader import restored
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Added, AddedStep
@@ -17,7 +18,6 @@ from headrace.store.jobs.jobs import get as get_job
 from headrace.store.jobs.jobs import list_steps
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.step_payload import REFERENCES
-from headrace.store.registry import policies
 from headrace.store.tenants.quotas import QuotaUsage, usage_of
 from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.cases import some_of

@@ -7,11 +7,12 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies, prompt_templates
+from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.prompt_templates import Kind
 from headrace.store.retention.retention import sweep_marked

@@ -5,10 +5,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.registry import policies
 from tests.cases import some_of
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of

@@ -3,8 +3,9 @@
 import httpx2
 import pytest
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
-from headrace.store.registry import policies, prompt_templates
+from headrace.store.registry import prompt_templates
 from headrace.store.tenants import api_key_admin, api_keys
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient

@@ -7,12 +7,12 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.policy import policies
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.tool_definition import HttpTool, McpServer
-from headrace.store.registry import policies
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.schema.job_states import JobState
 from headrace.store.tasks.call_tool import CALL_TOOL

@@ -7,10 +7,10 @@ from typing import Any
 from headrace.models.engine.runner import StepPlan
 from headrace.store.jobs import jobs
 from headrace.store.streams.stream_log import stream_key
+from tests.features.policy.test_output_policy import ASK, SECRET, Stage
+from tests.features.policy.test_output_policy import stage as stage
 from tests.processes import wait_for
 from tests.producer_api.calling import parse
-from tests.workers.runs.test_output_policy import ASK, SECRET, Stage
-from tests.workers.runs.test_output_policy import stage as stage
 
 ENDLESS = ["more "] * 6000
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.policy.output_policy import OutputRules
 from headrace.models.engine.reasoning import ReasoningTokens
 from headrace.models.engine.requests import CompletionOutput, Delta, EngineRequest, FinishReason, SamplingParams
 from headrace.policy.documents import PolicyDocument
@@ -24,7 +25,6 @@ from headrace.workers.runs import choice_outcome
 from headrace.workers.runs.choice_stream import ChoiceStream
 from headrace.workers.runs.in_flight import AttemptId, ChoiceId
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import OutputRules
 from headrace.workers.runs.stream_publisher import FrameQueue
 from tests.workers.runs.test_outcome import CLAIM, completion
 from tests.workers.runs.test_stream_publisher import Gate

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from headrace.features.policy.output_policy import OutputRules
 from headrace.models.engine.requests import (
     CompletionOutput,
     EmittedOutput,
@@ -35,7 +36,6 @@ from headrace.store.tasks.generate import GenerateInput, GeneratePayload, Prompt
 from headrace.workers.runs import outcome
 from headrace.workers.runs.logprobs import emitted
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import OutputRules
 from headrace.workers.tasks.generate import sampling_params
 from tests.refusals import Naming
 

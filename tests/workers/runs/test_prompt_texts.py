@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.policy.document_policy import document_texts, policed_texts
 from headrace.models.engine.requests import (
     CompletionOutput,
     EngineRequest,
@@ -18,8 +19,8 @@ from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.retrieval import FileCitation
-from headrace.workers.runs.document_policy import OF_CALLS, OF_PASSAGES, document_texts, policed_texts
 from headrace.workers.runs.logprobs import echoed, kept, kept_by_delta
+from headrace.workers.runs.output_guard import OF_CALLS, OF_PASSAGES
 from headrace.workers.runs.retrieval import cited, is_search
 from tests.workers.runs.test_outcome import completion
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
@@ -13,7 +14,6 @@ from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.jobs.jobs import NewJob, accept
 from headrace.store.payloads.job_payload import EVERY_MODEL, ServiceClass
 from headrace.store.payloads.step_payload import REFERENCES, Marks
-from headrace.store.registry import policies
 from headrace.store.registry.models import register_version
 from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE, JobState
 from headrace.store.tenants.api_keys import create_tenant

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.policy.output_policy import OutputRules
 from headrace.models.engine.reasoning import ReasoningTokens
 from headrace.models.engine.requests import (
     CheckpointMismatch,
@@ -16,6 +17,8 @@ from headrace.models.engine.requests import (
     StepFailed,
 )
 from headrace.policy.documents import PolicyDocument
+from headrace.policy.outputs import OutputFormat
+from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
 from headrace.store.errors import InvalidRequest
@@ -91,7 +94,7 @@ def generating(engine: Engine, metrics: WorkerMetrics | None = None, **changes: 
         "frames": given,
         "recovery": given,
         "tokenizer": ByteTokenizer(),
-        "policies": ANY,
+        "guards": ANY,
         "context_window": 64,
         "metrics": metrics or WorkerMetrics(Served("fake", "1", "generate")),
         "spans": AttemptSpans(),
@@ -181,10 +184,12 @@ def test_what_a_policy_may_change_is_filtered_in_the_stream_and_never_continued(
     choices: dict[str, int], action: str, changes_text: bool
 ) -> None:
     rule = {"id": "words", "deny": {"phrases": ["mill"]}, "action": action, "stage": "output"}
-    policies = SimpleNamespace(get=lambda *_: Policy(PolicyDocument.model_validate({"rules": [rule]})))
+    policy = Policy(PolicyDocument.model_validate({"rules": [rule]}))
+    guard = OutputRules(policy, PlaceholderMap(), OutputFormat.TEXT)
+    guards = SimpleNamespace(output=lambda *_: guard)
     engine = Engine()
     later = attempt(LATER, policy={"model": "*", "version": 1}, **choices)
-    generating(engine, policies=policies).compute(later)
+    generating(engine, guards=guards).compute(later)
     filtered = [attempt_id for name, attempt_id, *_ in engine.frames if name == "put_filter"]
     assert (filtered, bool(engine.ages)) == ([later.id] if changes_text else [], not changes_text)
 

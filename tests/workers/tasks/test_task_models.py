@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
+from headrace.features.policy.output_policy import CompiledPolicies, OutputRules
 from headrace.features.retrieval import served as ingest
 from headrace.features.retrieval.document_text import DocumentText
 from headrace.features.retrieval.passages import FilePassages
@@ -21,7 +22,7 @@ from headrace.models.engine.requests import EncodeOutput, FinishReason
 from headrace.models.external.upstream import UpstreamLost
 from headrace.policy.budget import ScanTooLong
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.outputs import OutputFormat
+from headrace.policy.outputs import GuardedOutput, OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
 from headrace.prompts.tokenizer import ByteTokenizer
@@ -42,7 +43,6 @@ from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.output_policy import CompiledPolicies, OutputRules
 from headrace.workers.tasks import call_tool, generate_external, own_task
 from headrace.workers.tasks.call_tool import ToolModel
 from headrace.workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
@@ -109,17 +109,22 @@ def own_work(
 ) -> Any:
     """The outcome of a call that returned ``output`` under a tenant's policy."""
 
-    def rules_for(_cache: Any, tenant_id: str, pinned: Any, given: Any) -> OutputRules | None:
+    def guard_of(tenant_id: str, pinned: Any, given: Any) -> OutputRules | None:
         assert (tenant_id, given.tool) == ("ten_1", "weather")
         if error is not None:
             raise error
         policy = Policy(PolicyDocument.model_validate({"rules": [*rules]}))
         return OutputRules(policy, PlaceholderMap(), OutputFormat.TEXT) if rules else None
 
-    monkeypatch.setattr(own_task, "rules_for", rules_for)
+    monkeypatch.setattr(own_task, "open_guards", lambda _db: SimpleNamespace(output=guard_of))
     engine: Any = OneRequest(EncodeOutput("job_1", (json.dumps(output).encode(),), FinishReason.STOP, 1, 0.5))
     in_flight = InFlightAttempts()
-    attempt = Attempt(replace(CLAIM, payload={"input": {"tool": "weather"}}), 100.0, None, 100.0)
+    attempt = Attempt(
+        replace(CLAIM, payload={"input": {"tool": "weather"}, "policy": {"model": "*", "version": 1}}),
+        100.0,
+        None,
+        100.0,
+    )
     in_flight.add(attempt)
     times = SimpleNamespace(queue=SimpleNamespace(observe=float), prefill=SimpleNamespace(observe=float))
     context: Any = SimpleNamespace(
@@ -154,8 +159,10 @@ def test_an_output_that_takes_too_long_to_look_through_fails(monkeypatch: pytest
     def too_long(*_: Any) -> None:
         raise ScanTooLong(5.0)
 
-    monkeypatch.setattr(OutputRules, "apply_to_fields", too_long)
-    failed = own_work(monkeypatch, {"text": "x"}, MASK)
+    monkeypatch.setattr(GuardedOutput, "feed", too_long)
+    with pytest.raises(InvalidRequest) as raised:
+        own_work(monkeypatch, {"text": "x"}, MASK)
+    failed = outcome.refused(CLAIM, raised.value)
     assert isinstance(failed, Finish)
     assert (failed.error or {})["code"] == "policy_scan_too_long"
 

@@ -9,12 +9,6 @@ from headrace.policy.recognisers.recogniser import FOUND_BY_NAME
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import PinnedPolicy
 
-OF_CALLS = 100_000
-"""Behind this number: placeholders in texts that other steps returned."""
-
-OF_PASSAGES = 200_000
-"""The same in passages, which stand in one prompt with them."""
-
 
 def document_texts(
     policy: Policy, texts: Sequence[str], what: str, before: PlaceholderMap | None = None

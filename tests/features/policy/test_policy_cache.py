@@ -6,6 +6,12 @@ import pytest
 from pydantic import BaseModel
 from structlog.testing import capture_logs
 
+from headrace.features.policy import output_policy, policies
+from headrace.features.policy.output_policy import (
+    CompiledPolicies,
+    OutputRules,
+    StreamFilter,
+)
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.outputs import OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
@@ -13,20 +19,10 @@ from headrace.policy.policies import Policy
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from headrace.store.registry import policies
 from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
 from headrace.store.streams.stream_log import Frame
 from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
-from headrace.workers.runs import output_policy
-from headrace.workers.runs.output_policy import (
-    CompiledPolicies,
-    FilteredOutput,
-    OutputRules,
-    StreamFilter,
-    output_rules,
-    rules_for,
-    text_rules,
-)
+from headrace.workers.runs.output_guard import FilteredOutput
 
 ANY: Any = None
 MASK = {"id": "words", "deny": {"phrases": ["the mill"]}, "action": "mask", "stage": "output"}
@@ -91,7 +87,7 @@ def test_the_format_of_an_output_follows_from_its_request(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], form: OutputFormat
 ) -> None:
     Stored(monkeypatch, MASK)
-    rules = output_rules(CompiledPolicies(ANY), "t1", payload(**changes))
+    rules = CompiledPolicies(ANY).output("t1", PINNED, payload(**changes))
     assert rules is not None
     assert (rules.form, rules.holds_back) == (form, True)
 
@@ -99,11 +95,10 @@ def test_the_format_of_an_output_follows_from_its_request(
 def test_only_rules_for_outputs_make_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = Stored(monkeypatch, INPUT)
     cache = CompiledPolicies(ANY)
-    assert output_rules(cache, "t1", payload(policy=None)) is None
-    assert (text_rules(cache, "t1", None), stored.read) == (None, [])
-    assert [output_rules(cache, "t1", payload()), text_rules(cache, "t1", PINNED)] == [None, None]
+    assert [cache.output("t1", PINNED, given) for given in (payload(), None)] == [None, None]
+    assert len(stored.read) == 1
     Stored(monkeypatch, FLAG)
-    flagged = text_rules(CompiledPolicies(ANY), "t1", PINNED)
+    flagged = CompiledPolicies(ANY).output("t1", PINNED, None)
     assert flagged is not None
     assert (flagged.holds_back, flagged.form) == (False, OutputFormat.TEXT)
 
@@ -116,7 +111,7 @@ def test_a_text_of_the_input_that_looks_like_a_placeholder_is_used_for_no_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Stored(monkeypatch, {**INPUT, "stage": "output"})
-    rules = rules_for(CompiledPolicies(ANY), "t1", PINNED, Given(text="<EMAIL_3> said so"))
+    rules = CompiledPolicies(ANY).output("t1", PINNED, Given(text="<EMAIL_3> said so"))
     assert rules is not None
     found = rules.apply(["ask ann@example.com", " and bob@example.com now"])
     assert found.text == "ask <EMAIL_4> and <EMAIL_5> now"

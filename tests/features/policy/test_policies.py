@@ -5,11 +5,11 @@ from threading import Barrier
 
 import pytest
 
+from headrace.features.policy import policies
+from headrace.features.policy.policies import get_version, list_policies, put
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
-from headrace.store.registry import policies
-from headrace.store.registry.policies import get_version, list_policies, put
 
 
 def test_policies_that_are_put_at_once_are_numbered_without_a_hole(db: Database, tenant: str) -> None:

@@ -16,6 +16,7 @@ import redis
 from openai import APIError, BadRequestError, OpenAI
 from sqlalchemy import text
 
+from headrace.features.policy.output_policy import StreamFilter
 from headrace.policy.budget import Budget
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.placeholders import PlaceholderMap
@@ -27,7 +28,6 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Frame, read_frame, stream_key
 from headrace.store.tenants import api_keys
-from headrace.workers.runs.output_policy import StreamFilter
 from headrace.workers.tasks.generate import GenerateModel
 from headrace.workers.worker_runtime import WorkerRuntime
 from tests.policy.evaluation import first

@@ -15,31 +15,39 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from pydantic import BaseModel
 
+from headrace.features.policy import policies
+from headrace.features.policy.document_policy import document_texts, policed_texts
+from headrace.policy.budget import ScanTooLong
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.outputs import GuardedOutput, OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
 from headrace.policy.streaming import counted
 from headrace.store.db.database import Database
+from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.payloads.sampling_params import GrammarKind
-from headrace.store.registry import policies
 from headrace.store.streams.choices import ChoiceMark, Marks
 from headrace.store.streams.stream_log import Frame
 from headrace.store.tasks.generate import GeneratePayload
+from headrace.workers.runs.output_guard import FilteredChoices, FilteredFields, FilteredOutput, JobGuards, OutputGuard
 
 log = structlog.get_logger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MOST_KEPT = 64
 """Compiled versions: each may take tens of megabytes."""
 
 
-class CompiledPolicies:
+class CompiledPolicies(JobGuards):
     """The compiled versions that were used last. Thread-safe; reads a missing version from Postgres."""
 
     def __init__(self, db: Database) -> None:
@@ -62,33 +70,41 @@ class CompiledPolicies:
                 self._kept.popitem(last=False)
         return policy
 
+    def output(self, tenant_id: str, pinned: PinnedPolicy, given: BaseModel | None) -> "OutputRules | None":
+        """As ``JobGuards.output``."""
+        policy = self.get(tenant_id, pinned)
+        if not policy.looks_at_outputs:
+            return None
+        form, vault = OutputFormat.TEXT, PlaceholderMap()
+        if isinstance(given, GeneratePayload):
+            form, given = _form(given), given.input
+        if given is not None:
+            vault = PlaceholderMap(counts=pinned.counts)
+            # Text of the input that looks like a placeholder must not be used as one in the output.
+            vault.reserve([given.model_dump_json()])
+        return OutputRules(policy, vault, form)
 
-@dataclass(frozen=True, slots=True)
-class FilteredOutput:
-    """An output after the policy: its pieces, and the findings of the rules."""
-
-    text: str
-    pieces: tuple[str, ...]
-    hits: tuple[PolicyHit, ...] = ()
-    blocked_by: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FilteredChoices:
-    """The outputs of several choices after the policy: the pieces of all with their marks, and each output."""
-
-    pieces: tuple[str, ...]
-    marks: Marks
-    outputs: tuple[FilteredOutput, ...]
+    def texts(
+        self, tenant_id: str, pinned: PinnedPolicy, texts: Sequence[str], what: str, *, after: int | None = None
+    ) -> tuple[str, ...]:
+        """As ``JobGuards.texts``."""
+        policy = self.get(tenant_id, pinned)
+        if after is None:
+            return document_texts(policy, texts, what)
+        return policed_texts(policy, pinned, texts, what, after=after)
 
 
-@dataclass(frozen=True, slots=True)
-class FilteredFields:
-    """An output of fields after the policy, and the findings of the rules."""
+def _in_time(apply: Callable[P, T]) -> Callable[P, T]:
+    """Raise InvalidRequest where the scan takes too long: the output must not pass."""
 
-    output: dict[str, Any]
-    hits: tuple[PolicyHit, ...]
-    blocked_by: str | None
+    @wraps(apply)
+    def in_time(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return apply(*args, **named)
+        except ScanTooLong as error:
+            raise InvalidRequest(str(error), code="policy_scan_too_long") from None
+
+    return in_time
 
 
 class ChoiceGuards:
@@ -116,7 +132,7 @@ class ChoiceGuards:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputRules:
+class OutputRules(OutputGuard):
     """The rules of a policy for one job's output."""
 
     policy: Policy
@@ -132,18 +148,24 @@ class OutputRules:
         """Return a new guard, at the beginning of the output."""
         return self.policy.guarded_output(self.vault.model_copy(deep=True), self.form)
 
+    def stream_filter(self, on_blocked: Callable[[], object]) -> "StreamFilter":
+        """As ``OutputGuard.stream_filter``."""
+        return StreamFilter(self.guard, on_blocked)
+
+    @_in_time
     def apply(self, deltas: Sequence[str]) -> FilteredOutput:
-        """Return the filtered form of a whole output that came in these deltas."""
+        """As ``OutputGuard.apply``."""
         guard = self.guard()
         pieces = [*map(guard.feed, deltas), guard.finish()]
         if not self.holds_back:
             pieces = list(deltas)
         return FilteredOutput("".join(pieces), tuple(filter(None, pieces)), _counted(guard), guard.blocked_by)
 
+    @_in_time
     def apply_to_fields(self, output: dict[str, Any], names: Collection[str] | None) -> FilteredFields:
         """Return the filtered form of an output of fields: of every text in the fields ``names``, or in all of them.
 
-        Equal values have equal placeholders in all of its texts. Raises ScanTooLong.
+        Equal values have equal placeholders in all of its texts.
         """
         vault = self.vault.model_copy(deep=True)
         guards: list[GuardedOutput] = []
@@ -164,6 +186,7 @@ class OutputRules:
         blocked_by = next((guard.blocked_by for guard in guards if guard.blocked_by is not None), None)
         return FilteredFields(done, tuple(map(PolicyHit.model_validate, hits)), blocked_by)
 
+    @_in_time
     def apply_each(self, deltas: Iterable[str], marks: Marks, num_choices: int) -> FilteredChoices:
         """Return the filtered form of all choices of a job, whose deltas came in this order."""
         guards = ChoiceGuards(self.guard)
@@ -218,39 +241,6 @@ class StreamFilter:
             return None
         self._num_shown += 1
         return Frame(frame.job_id, frame.epoch, self._num_shown, text, mark=frame.mark)
-
-
-def output_rules(cache: CompiledPolicies, tenant_id: str, payload: GeneratePayload) -> OutputRules | None:
-    """Return the rules for a job's output, None if there are none. Raises as ``CompiledPolicies.get``."""
-    return rules_for(cache, tenant_id, payload.policy, payload.input, _form(payload))
-
-
-def rules_for(
-    cache: CompiledPolicies,
-    tenant_id: str,
-    pinned: PinnedPolicy | None,
-    given: BaseModel,
-    form: OutputFormat = OutputFormat.TEXT,
-) -> OutputRules | None:
-    """Return the rules for the output that the input ``given`` gets. As ``output_rules``."""
-    if pinned is None:
-        return None
-    vault = PlaceholderMap(counts=pinned.counts)
-    # Text of the input that looks like a placeholder must not be used as one in the output.
-    vault.reserve([given.model_dump_json()])
-    policy = cache.get(tenant_id, pinned)
-    return OutputRules(policy, vault, form) if policy.looks_at_outputs else None
-
-
-def text_rules(cache: CompiledPolicies, tenant_id: str, pinned: PinnedPolicy | None) -> OutputRules | None:
-    """Return the rules for an output that is plain text and comes of no text; None if there are none.
-
-    Raises as ``CompiledPolicies.get``.
-    """
-    policy = None if pinned is None else cache.get(tenant_id, pinned)
-    if policy is None or not policy.looks_at_outputs:
-        return None
-    return OutputRules(policy, PlaceholderMap(), OutputFormat.TEXT)
 
 
 def _form(payload: GeneratePayload) -> OutputFormat:
