@@ -165,7 +165,7 @@ client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod mode
 	@$(BIN)/python -m tests.clients.schema_survey
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
-	@$(BIN)/pytest tests/store/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3
+	@$(BIN)/pytest tests/features/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

@@ -7,6 +7,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     tables       tables of the database: importing the file adds them
     task         ``store.tasks.task_spec``: the description of a task
     inputs       ``prompts.tasks.task_inputs``: how its requests become the model's input
+    contents     ``workers.images.image_source``: the files that images of a job may name
     model        ``workers.tasks.task_model``: what loads its models, and may import torch
     served       ``workers.tasks.encoding``: what reads its jobs, if models of other tasks run them
     task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them
@@ -31,6 +32,7 @@ FEATURES: tuple[str, ...] = (
     "templates",
     "anthropic",
     "audit",
+    "files",
     "flows",
     "batches",
     "console",

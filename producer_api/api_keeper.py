@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from headrace.producer_api.files.file_duties import file_duties
 from headrace.producer_api.runtime import Runtime
 from headrace.store.db.leader_election import lead
 from headrace.store.errors import HeadraceError
@@ -24,12 +23,11 @@ _STOP_S = 3.0
 
 
 class ApiKeeper:
-    """The thread that leads or stands by, and the keeper. ``more``: groups of duties of features."""
+    """The thread that leads or stands by, and the keeper. ``groups``: the duties of features."""
 
-    def __init__(self, runtime: Runtime, more: Sequence[Sequence[Duty]]) -> None:
+    def __init__(self, runtime: Runtime, groups: Sequence[Sequence[Duty]]) -> None:
         self._settings = runtime.settings
-        self._db = db = runtime.duties_db
-        groups = (*file_duties(db, runtime.blobs), *more)
+        self._db = runtime.duties_db
         self._keeper = Keeper(groups, runtime.metrics.duties.note)
         runtime.metrics.duties.begin(duty.name for duty in self._keeper.duties)
         self._stopping = threading.Event()

@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from headrace.assembly import parts
 from headrace.producer_api.api_keeper import ApiKeeper
 from headrace.producer_api.api_part import ApiPart, ApiWork
-from headrace.producer_api.files import file_routes, upload_routes
 from headrace.producer_api.http import health_routes, pages
 from headrace.producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from headrace.producer_api.http.openapi_text import describe
@@ -50,8 +49,6 @@ _ROUTES = (
     host_routes,
     queue_routes,
     dead_letter_routes,
-    file_routes,
-    upload_routes,
     rollout_routes,
     quality_routes,
     version_routes,  # before the models: a model's name may contain slashes

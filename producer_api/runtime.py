@@ -32,7 +32,6 @@ from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.digests import open_digests
-from headrace.store.files.blob_storage import open_blobs
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.redis import connection as redis_store
 from headrace.store.redis.celery_queue import HintPublisher, celery_app
@@ -66,7 +65,6 @@ class Runtime:
         self.loop_lag = LoopLag(self.metrics.loop_lag.observe)
         self.refusal_log = RefusalLog()
         self.health = Health(settings)
-        self.blobs = open_blobs(settings)
         seal = open_seal(settings)
         self.db = Database(settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-api", seal=seal)
         # Of the duties (``producer_api.api_keeper``): no request waits for their connections.
@@ -129,7 +127,7 @@ class Runtime:
             guards=TextGuards(),
             digests=self.digests,
             live_processes=self.live_processes,
-            preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db, self.blobs),
+            preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db),
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.guards = open_guards(parts)

@@ -21,8 +21,19 @@ from headrace.assembly import FEATURES
 from headrace.store.settings import child_environment
 
 ROOT = Path(__file__).parents[1]
-HELD = {"encoders", "flows", "images", "openai", "policy", "response_cache", "responses", "retrieval", "templates"}
-"""Features whose tasks and routes tests of the core use as examples: they are not drawn yet."""
+HELD = {
+    "encoders",
+    "files",
+    "flows",
+    "images",
+    "openai",
+    "policy",
+    "response_cache",
+    "responses",
+    "retrieval",
+    "templates",
+}
+"""Features whose tasks, routes and files tests of the core use as examples: they are not drawn yet."""
 FOLDERS = sorted({name.partition(".")[0] for name in FEATURES})
 IMPORTED = re.compile(r"^from ((?:headrace|tests)\.features\.[\w.]+) import", re.MULTILINE)
 QUICK = """cli/client features headrace migrations models/runners producer_api/access producer_api/caches

@@ -41,7 +41,7 @@ READ_PRIVATE_NAMES = {
     "models/engine/test_engine_properties.py",
     "models/families/test_transformers_probe.py",
     "models/test_gpu.py",
-    "store/files/test_blob_storage.py",
+    "features/files/test_blob_storage.py",
     "store/redis/test_connection.py",
     "workers/dispatcher/test_duty_loop.py",
     "workers/runs/test_claim_shares.py",

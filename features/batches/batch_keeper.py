@@ -25,6 +25,7 @@ from headrace.features.batches.batch_round_robin import WAITING_S, BatchRoundRob
 from headrace.features.batches.batch_steps import BatchProgress, LinesOverLimit, LiveBatch, ParsedLine
 from headrace.features.batches.batch_validation import validate
 from headrace.features.batches.batches import Batch
+from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.producer_api.api_part import ApiWork
@@ -37,7 +38,6 @@ from headrace.producer_api.submission.submit import Submissions
 from headrace.prompts.sandbox.turns import on_behalf_of
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, StatementTimeout, Unavailable
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.keeper import Duty
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
@@ -312,7 +312,7 @@ def keeper_for(runtime: Runtime) -> BatchKeeper:
     return BatchKeeper(
         runtime.settings,
         runtime.duties_db,
-        runtime.blobs,
+        open_blobs(runtime.settings, runtime.db.seal),
         submissions=runtime.submissions,
         pipelines=PipelineLines(runtime.submissions.hook(FlowSubmissions)),
         queue_limits=runtime.queue_limits,

@@ -16,12 +16,12 @@ from headrace.features.batches import batch_steps
 from headrace.features.batches.batch_input import RawLine, custom_id_of, first_bytes, read_lines, read_request
 from headrace.features.batches.batch_steps import ResultFiles, StoredLine
 from headrace.features.batches.batches import Batch
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, BlobWriter
 from headrace.producer_api.server.errors import body_of, internal_error, status_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, BlobWriter
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.batch_states import BatchStatus

@@ -16,8 +16,10 @@ from headrace.features.batches import batches
 from headrace.features.batches.batch_keeper import BatchKeeper, keeper_for
 from headrace.features.batches.batch_views import BatchList, BatchObject, batch_list, batch_object
 from headrace.features.batches.batches import Batch, NewBatch
+from headrace.features.files import files
+from headrace.features.files.file_routes import check_life_s
+from headrace.features.files.files import File, Purpose
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
-from headrace.producer_api.files.file_routes import check_life_s
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
@@ -28,8 +30,6 @@ from headrace.producer_api.submission.submit import RETRY_WITHIN_S
 from headrace.producer_api.tasks.registry import parser_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.files import files
-from headrace.store.files.files import File, Purpose
 from headrace.store.payloads.job_payload import MetadataKey, MetadataValue
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tenants.api_keys import Principal

@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from headrace.features.batches.batches import COLUMNS, Batch, from_row
+from headrace.features.files.blob_storage import BlobWriter
+from headrace.features.files.files import Purpose, add
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
-from headrace.store.files.blob_storage import BlobWriter
-from headrace.store.files.files import Purpose, add
 from headrace.store.jobs.acceptance import Accepted, NewJob, accept_within
 from headrace.store.jobs.flow_settling import settle
 from headrace.store.jobs.terminal import conclude

@@ -8,8 +8,8 @@ from headrace.features.batches import batch_steps
 from headrace.features.batches.batch_input import MAX_ERRORS, LineRefused, RawLine, read_lines
 from headrace.features.batches.batch_lines import LineReader
 from headrace.features.batches.batches import Batch
+from headrace.features.files.blob_storage import Blobs
 from headrace.store.db.database import Database
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.settings import Settings
 
 MESSAGES_URL = "/v1/messages"

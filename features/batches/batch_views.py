@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from headrace.features.batches.batches import Batch
-from headrace.producer_api.files.file_views import file_page
+from headrace.features.files.file_views import file_page
 from headrace.producer_api.http.views import seconds
 from headrace.store.schema.batch_states import BatchStatus
 

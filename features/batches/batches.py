@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
+from headrace.features.files.files import IS_KEPT, File
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database, dump_json
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
-from headrace.store.files.files import IS_KEPT, File
 from headrace.store.ids import new_id
 from headrace.store.schema.batch_states import NEXT, BatchStatus
 from headrace.store.seal import Seal, SealContext, open_columns

@@ -25,6 +25,9 @@ from headrace.features.batches.message_batch_views import (
     message_result,
     own_id,
 )
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, open_blobs
+from headrace.features.files.files import File, Purpose
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import BaseUrlOf, OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
@@ -32,8 +35,6 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.files import files
-from headrace.store.files.files import File, Purpose
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(
@@ -94,8 +95,12 @@ def _create(runtime: Runtime, principal: Principal, body: MessageBatchRequest, o
     return batch
 
 
+def _blobs(runtime: Runtime) -> Blobs:
+    return open_blobs(runtime.settings, runtime.db.seal)
+
+
 def _store_file(runtime: Runtime, tenant_id: str, requests: Sequence[MessageBatchItem]) -> File:
-    draft = runtime.blobs.create()
+    draft = _blobs(runtime).create()
     try:
         for request in requests:
             line = {"custom_id": request.custom_id, "method": "POST", "url": MESSAGES_URL, "body": request.params}
@@ -189,7 +194,7 @@ async def read_message_batch_results(
 def _results(runtime: Runtime, batch: Batch) -> Iterator[bytes]:
     ids = [each for each in (batch.output_file_id, batch.error_file_id) if each is not None]
     for file in [files.get(runtime.db, batch.tenant_id, each) for each in ids]:
-        with runtime.blobs.open(file.digest) as written:
+        with _blobs(runtime).open(file.digest) as written:
             for line in iter(written.readline, b""):
                 yield orjson.dumps(message_result(orjson.loads(line)), option=orjson.OPT_APPEND_NEWLINE)
 
@@ -215,5 +220,5 @@ def _num_requests(runtime: Runtime, batch: Batch) -> int:
     """Return the number of requests, which the batch itself knows once its input was read."""
     if batch.num_total or batch.input_digest is None:
         return batch.num_total
-    with runtime.blobs.open(batch.input_digest) as content:
+    with _blobs(runtime).open(batch.input_digest) as content:
         return sum(not line.isspace() for line in iter(content.readline, b""))

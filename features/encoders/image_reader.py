@@ -11,7 +11,6 @@ from headrace.prompts.vision.pictures import read_picture
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.payloads.image_input import FailedImage, Image
 from headrace.store.settings import Settings
 from headrace.workers.images.image_source import ImageSource, deadline
@@ -44,10 +43,9 @@ class ImageReader:
         settings: Settings,
         *,
         client: GuardedClient | None = None,
-        blobs: Blobs | None = None,
     ) -> None:
         self._prepare = prepare
-        self._source = ImageSource(settings, client=client, blobs=blobs)
+        self._source = ImageSource(settings, client=client)
 
     def of_payload(self, images: Sequence[Image]) -> ReadImages:
         """Return images that the payload itself has."""

@@ -19,9 +19,9 @@ from headrace.features.encryption import master_keys, reencryption
 from headrace.features.encryption.master_key_check import forget_key
 from headrace.features.encryption.reencryption import PLAIN, TARGETS
 from headrace.features.encryption.vault import Vault
+from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen, InvalidRequest, Unavailable
-from headrace.store.files.blob_storage import Blobs, open_blobs
 from headrace.store.redis.connection import connect
 from headrace.store.settings import load_settings
 

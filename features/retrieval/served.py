@@ -16,6 +16,8 @@ from typing import Any
 
 from headrace.features.encoders.embed.inputs import Embedder, text_tokens
 from headrace.features.encoders.embed.model import EmbedModel
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.features.retrieval.chunking import page_at, spans, token_starts
 from headrace.features.retrieval.document_text import DocumentText, check_reader, invalid_file, read_document
 from headrace.features.retrieval.ingest_order import (
@@ -33,8 +35,6 @@ from headrace.prompts.sandbox.turns import SandboxBusy, Turns
 from headrace.prompts.tokenizer import Tokenizer
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, open_blobs
 from headrace.store.jobs.claims import Claim
 from headrace.store.payloads.job_payload import PinnedPolicy, read_payload
 from headrace.store.payloads.step_payload import SEARCH

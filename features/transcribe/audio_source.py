@@ -1,18 +1,18 @@
 """The audio of a transcription: a tenant's file, whose header is read before a job is made of it."""
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, open_blobs
+from headrace.features.files.files import File
 from headrace.features.transcribe.audio_file import AudioBounds, inspect
 from headrace.features.transcribe.task import AudioSource, TranscribeRequest
-from headrace.prompts.tasks.task_inputs import TenantFiles
+from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs
-from headrace.store.files.files import File
 from headrace.store.settings import Settings
 
 _FILE_ID = "input.file_id"
 
 
-def with_audio(request: TranscribeRequest, of_tenant: TenantFiles) -> TranscribeRequest:
+def with_audio(request: TranscribeRequest, tenant_id: str, settings: Settings, db: Database) -> TranscribeRequest:
     """Return the request with what its file holds. Blocks.
 
     Raises NotFound if the tenant has no such file, InvalidRequest if it is not accepted, Unavailable.
@@ -20,11 +20,11 @@ def with_audio(request: TranscribeRequest, of_tenant: TenantFiles) -> Transcribe
     if request.audio is not None:
         return request
     try:
-        file = files.get(of_tenant.db, of_tenant.tenant_id, request.input.file_id)
+        file = files.get(db, tenant_id, request.input.file_id)
     except NotFound as error:
         error.param = _FILE_ID
         raise
-    return request.with_audio(audio_of(file, of_tenant.blobs, of_tenant.settings, _FILE_ID))
+    return request.with_audio(audio_of(file, open_blobs(settings, db.seal), settings, _FILE_ID))
 
 
 def audio_of(file: File, blobs: Blobs, settings: Settings, param: str) -> AudioSource:

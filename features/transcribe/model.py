@@ -16,6 +16,8 @@ from typing import Any
 
 import structlog
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.features.transcribe.audio_file import read_mono
 from headrace.features.transcribe.cutting import Chunk, chunks, resampled
 from headrace.features.transcribe.fake_transcriber import FakeTranscriber
@@ -31,8 +33,6 @@ from headrace.models.loading.load import checked_folder, number_format, with_enc
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
 from headrace.store.errors import NotFound, Unavailable
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, open_blobs
 from headrace.store.jobs.claims import Finish
 from headrace.store.payloads.job_payload import Usage, read_payload
 from headrace.store.registry.models import ModelVersion

@@ -9,13 +9,17 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, BlobWriter
+from headrace.features.files.file_form import FileForm, read_form
+from headrace.features.files.file_routes import policed_filename
+from headrace.features.files.file_work import BlobsOf
+from headrace.features.files.files import File, Purpose
 from headrace.features.transcribe.audio_source import audio_of
 from headrace.features.transcribe.task import LANGUAGE_FIELD, TRANSCRIBE, AudioSource, Language, TranscribeRequest
 from headrace.features.transcribe.transcript_answer import MEDIA_TYPES, ResponseFormat, TranscriptAnswer, as_text
 from headrace.features.transcribe.transcription_form import FORM, fields_of
 from headrace.producer_api.access.auth import JobsWriter
-from headrace.producer_api.files.file_form import FileForm, read_form
-from headrace.producer_api.files.file_routes import policed_filename
 from headrace.producer_api.http.job_options import is_kept
 from headrace.producer_api.http.requests import OriginHeaders, OriginHeadersOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.unknown_fields import unsupported
@@ -28,9 +32,6 @@ from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.errors import HeadraceError
-from headrace.store.files import files
-from headrace.store.files.blob_storage import BlobWriter
-from headrace.store.files.files import File, Purpose
 from headrace.store.jobs.jobs import Job
 from headrace.store.tenants.api_keys import Principal
 
@@ -88,7 +89,7 @@ def to_job(asked: TranscriptionBody, file_id: str, audio: AudioSource | None, sh
     summary="Transcribe audio",
 )
 async def create_transcription(
-    request: Request, runtime: RuntimeOf, principal: JobsWriter, headers: OriginHeadersOf
+    request: Request, runtime: RuntimeOf, blobs: BlobsOf, principal: JobsWriter, headers: OriginHeadersOf
 ) -> Response:
     """Store a job for the audio, and answer with its transcript when it has ended, or stream it as it is made.
 
@@ -96,11 +97,11 @@ async def create_transcription(
     cancels the job, unless `job[on_disconnect]` is `continue`.
     """
     await runtime.streams.enter(request)
-    form = await read_form(request, runtime.blobs.create, runtime.settings.max_audio_bytes)
+    form = await read_form(request, blobs.create, runtime.settings.max_audio_bytes)
     try:
         asked = _read(fields_of(form.fields))
         _refuse(asked)
-        job, answer_headers = await _submitted(runtime, principal, form, asked, headers)
+        job, answer_headers = await _submitted(runtime, blobs, principal, form, asked, headers)
     finally:
         await run_in_threadpool(form.draft.drop)
     if asked.stream:
@@ -125,6 +126,7 @@ def _read(fields: Mapping[str, Any]) -> TranscriptionBody:
 
 async def _submitted(
     runtime: Runtime,
+    blobs: Blobs,
     principal: Principal,
     form: FileForm[BlobWriter],
     asked: TranscriptionBody,
@@ -141,7 +143,7 @@ async def _submitted(
     file = await threads.run(tenant_id, lambda: _kept(runtime, principal, form, asked))
     job_id = None
     try:
-        audio = await threads.run(tenant_id, lambda: audio_of(file, runtime.blobs, runtime.settings, "file"))
+        audio = await threads.run(tenant_id, lambda: audio_of(file, blobs, runtime.settings, "file"))
         order = to_job(asked, file.id, audio, sha256)
         receipt = await _submit(runtime, principal, order, origin)
         job_id = None if receipt.replayed else receipt.job_id

@@ -13,13 +13,12 @@ from headrace.producer_api.submission.default_templates import with_default
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks import generate
 from headrace.prompts.tasks.registry import TASK_INPUTS
-from headrace.prompts.tasks.task_inputs import Prepared, TaskInputs, TenantFiles
+from headrace.prompts.tasks.task_inputs import Prepared, TaskInputs
 from headrace.prompts.tokenizer import Tokenizer
 from headrace.prompts.vision.chat_images import no_images
 from headrace.store.calls.addresses import check_url
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.payloads.image_input import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.sampling_params import SamplingDefaults
@@ -64,12 +63,9 @@ class _CatalogModel:
 class PromptPreparation:
     """Prepares requests. ``live_processes`` has the KV capacity of the workers."""
 
-    def __init__(
-        self, catalog: ModelCatalog, live_processes: LiveProcesses, settings: Settings, db: Database, blobs: Blobs
-    ) -> None:
+    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses, settings: Settings, db: Database) -> None:
         self._settings = settings
         self._db = db
-        self._blobs = blobs
         self._catalog = catalog
         self._live_processes = live_processes
 
@@ -117,7 +113,7 @@ class PromptPreparation:
         complete = _inputs_of(request).complete
         if complete is None:
             return request
-        found: JobRequest = complete(request, TenantFiles(tenant_id, self._settings, self._db, self._blobs))
+        found: JobRequest = complete(request, tenant_id, self._settings, self._db)
         return found
 
     def cut_to_length(self, request: JobRequest, version: ModelVersion) -> JobRequest:

@@ -14,7 +14,6 @@ from headrace.store.tasks.task_spec import TaskSpec
 
 if TYPE_CHECKING:
     from headrace.store.db.database import Database
-    from headrace.store.files.blob_storage import Blobs
     from headrace.store.registry.models import ModelVersion
     from headrace.store.settings import Settings
 
@@ -31,16 +30,6 @@ class Prepared:
     payload: Strict
     num_tokens: int
     max_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TenantFiles:
-    """The files that a tenant's request may name."""
-
-    tenant_id: str
-    settings: "Settings"
-    db: "Database"
-    blobs: "Blobs"
 
 
 class InputModel(Protocol):
@@ -104,9 +93,9 @@ class TaskInputs(Generic[RequestT]):
     """Class names of such a folder that the task cannot compute, although the type of the model is its own. The weights
     would load, and answer with noise or without their last layer."""
 
-    complete: Callable[[RequestT, TenantFiles], RequestT] | None = None
-    """Returns the request with what the file that it names holds, before it is prepared; once done, the same request.
-    Blocks. Raises NotFound, InvalidRequest, Unavailable. Such a request is not quick."""
+    complete: Callable[[RequestT, str, "Settings", "Database"], RequestT] | None = None
+    """Returns the request of a tenant with what the file that it names holds, before it is prepared; once done, the
+    same request. Blocks. Raises NotFound, InvalidRequest, Unavailable. Such a request is not quick."""
 
     folder_files: tuple[str, ...] = ()
     """Small files of such a folder that the registry stores, beside those of the tokenizer."""

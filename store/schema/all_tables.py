@@ -5,7 +5,6 @@ from importlib import import_module
 from headrace.assembly import with_part
 from headrace.store.schema import (  # noqa: F401 - importing them adds their tables to the metadata
     check_tables,
-    file_tables,
     limit_tables,
     model_tables,
     prompt_tables,

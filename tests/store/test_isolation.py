@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from headrace.features.batches import batch_steps, batches
 from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import NewBatch
+from headrace.features.files import files, uploads
 from headrace.features.policy import policies
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
@@ -22,7 +23,6 @@ from headrace.features.webhooks import secrets as webhook_secrets
 from headrace.migrations.gaps import find_gaps
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, OPERATOR, WORKER, is_bound
-from headrace.store.files import files, uploads
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import accept, get_many, request_cancel
 from headrace.store.payloads.tool_definition import HttpTool

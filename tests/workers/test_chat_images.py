@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import FolderBlobs
 from headrace.models.external_registration import register_external
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, ModelLoadError
-from headrace.store.files import files
-from headrace.store.files.blob_storage import FolderBlobs
 from headrace.store.payloads.image_input import Image
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion
@@ -108,9 +108,9 @@ def test_a_version_is_not_served_by_a_server_that_refuses_a_picture(
 def test_pictures_of_servers_and_files_are_read_within_the_bounds_or_the_job_fails(
     db: Database, settings: Settings
 ) -> None:
-    opened = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
+    opened = Settings(home=settings.home, webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
     blobs = FolderBlobs(settings.home / "files")
-    pictures = ChatPictures(ImageSource(opened, client=GuardedClient(opened), blobs=blobs))
+    pictures = ChatPictures(ImageSource(opened, client=GuardedClient(opened)))
     mine, other = api_keys.create_tenant(db, "acme"), api_keys.create_tenant(db, "other")
     receiver = Receiver()
     answers = {"/good": Answer(200, body=png(3)), "/bomb": Answer(200, body=png(3, said=9000))}

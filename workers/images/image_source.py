@@ -5,12 +5,14 @@ redirects.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
+from headrace.assembly import parts
 from headrace.store.calls.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
 from headrace.store.db.database import Database
-from headrace.store.errors import HeadraceError, InvalidRequest, NotFound
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, open_blobs, read_blocks
+from headrace.store.errors import HeadraceError, InvalidRequest, NotFound, TooLarge
 from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
 from headrace.store.settings import Settings
 
@@ -21,6 +23,19 @@ _HEADERS = {"user-agent": "Headrace-Images/1", "accept": "image/*"}
 _OK = 200
 
 
+ReadFile: TypeAlias = Callable[[Database, str, str, int], bytes]
+"""Returns the bytes of a file by its tenant's id and its own, if they are not more than the last number.
+
+Raises NotFound, TooLarge, Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContentsPart:
+    """The ``PART`` of a feature's file ``contents``: reads the files that images of a job may name."""
+
+    open: Callable[[Settings], ReadFile]
+
+
 def deadline() -> float:
     """Return when the calls of a job that begins to read its images must have ended, by ``time.monotonic``."""
     return time.monotonic() + CALLS_S
@@ -29,9 +44,9 @@ def deadline() -> float:
 class ImageSource:
     """Reads the bytes of images that are files or on servers. Called from many threads at once."""
 
-    def __init__(self, settings: Settings, *, client: GuardedClient | None = None, blobs: Blobs | None = None) -> None:
+    def __init__(self, settings: Settings, *, client: GuardedClient | None = None) -> None:
         self._client = client or GuardedClient(settings)
-        self._blobs = blobs or open_blobs(settings)
+        self._read_file = next((part.open(settings) for part in parts("contents", ContentsPart)), _no_files)
 
     def read(self, db: Database, tenant_id: str, image: Image, until: float) -> bytes:
         """Return the bytes of a tenant's image, which may be no image. ``until``: a ``deadline``.
@@ -44,12 +59,11 @@ class ImageSource:
 
     def _of_file(self, db: Database, tenant_id: str, file_id: str) -> bytes:
         try:
-            file = files.get(db, tenant_id, file_id)
+            return self._read_file(db, tenant_id, file_id, MAX_IMAGE_BYTES)
         except NotFound:
             raise _unavailable(f"the file {file_id} does not exist: upload it again") from None
-        if file.num_bytes > MAX_IMAGE_BYTES:
-            raise _unavailable(f"the file {file_id} has {file.num_bytes} bytes, and {MAX_IMAGE_BYTES} are accepted")
-        return b"".join(read_blocks(self._blobs, file.digest))
+        except TooLarge as error:
+            raise _unavailable(error.message) from None
 
     def _of_server(self, url: str, left_s: float) -> bytes:
         try:
@@ -61,6 +75,10 @@ class ImageSource:
         if answer.status != _OK:
             raise _unavailable(f"the image's server answered {answer.status}; redirects are not followed")
         return answer.body
+
+
+def _no_files(_db: Database, _tenant_id: str, file_id: str, _most_bytes: int) -> bytes:
+    raise NotFound(f"no file {file_id}")
 
 
 def _unavailable(why: str) -> HeadraceError:

@@ -22,12 +22,12 @@ from headrace.features.batches.batch_lines import LineReader
 from headrace.features.batches.batch_round_robin import BatchRoundRobin
 from headrace.features.batches.batch_steps import BatchProgress, LiveBatch, ResultFiles
 from headrace.features.batches.batches import Batch as StoredBatch
+from headrace.features.files.blob_storage import Blobs
 from headrace.features.webhooks.outbox import take_due
 from headrace.producer_api.http.requests import MOST_CONTAINERS
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import InvalidRequest
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.acceptance import accept_within
 from headrace.store.jobs.claims import Finish, claim, finish

@@ -20,12 +20,12 @@ from headrace.features.batches.batch_steps import (
     start,
 )
 from headrace.features.batches.batches import Batch, NewBatch, create, get, request_cancel
+from headrace.features.files import files
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import Purpose
 from headrace.features.webhooks.delivery_log import list_deliveries
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.db.database import Database
-from headrace.store.files import files
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import Purpose
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.schema.job_states import JobState

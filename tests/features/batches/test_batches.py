@@ -25,13 +25,13 @@ from headrace.features.batches.batch_steps import (
     start,
 )
 from headrace.features.batches.batches import Batch, NewBatch, create, find_duplicate, get, list_batches, request_cancel
+from headrace.features.files import files
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import Purpose
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
-from headrace.store.files import files
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import Purpose
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import get as get_job
 from headrace.store.jobs.jobs import timeline

@@ -8,13 +8,13 @@ from sqlalchemy import text
 from headrace.features.batches import batches
 from headrace.features.batches.batch_steps import fail
 from headrace.features.batches.batches import NewBatch, create, get
+from headrace.features.files import files
+from headrace.features.files.blob_storage import FolderBlobs
+from headrace.features.files.files import Purpose
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound, Unavailable
-from headrace.store.files import files
-from headrace.store.files.blob_storage import FolderBlobs
-from headrace.store.files.files import Purpose
 from headrace.store.tenants import api_keys
-from tests.store.files.test_blob_storage import CONTENT, upload
+from tests.features.files.test_blob_storage import CONTENT, upload
 
 
 def test_nothing_refers_to_a_content_that_is_being_removed(db: Database, tmp_path: Path) -> None:

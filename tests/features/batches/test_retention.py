@@ -15,12 +15,12 @@ from headrace.features.batches.batch_steps import end as end_batch
 from headrace.features.batches.batches import NewBatch
 from headrace.features.batches.batches import create as create_batch
 from headrace.features.batches.batches import get as get_batch
+from headrace.features.files import files, uploads
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import Purpose
 from headrace.features.responses import conversations
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
-from headrace.store.files import files, uploads
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import Purpose
 from headrace.store.jobs.sweeps import purge
 from headrace.store.registry.prompt_templates import create as create_prompt
 from headrace.store.retention import erasure

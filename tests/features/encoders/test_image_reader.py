@@ -5,18 +5,17 @@ from collections.abc import Iterator
 import pytest
 
 from headrace.features.encoders.image_reader import ImageReader
+from headrace.features.files import files
+from headrace.features.files.blob_storage import FolderBlobs
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.files import files
-from headrace.store.files.blob_storage import FolderBlobs
 from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.models.runners.tiny_images import data_url, encoded, picture
 from tests.workers.receiver import Answer, Receiver
 
-OPEN = Settings(webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
 GOOD = encoded(picture(1))
 TEXT = b"no image"
 
@@ -28,8 +27,12 @@ def receiver() -> Iterator[Receiver]:
     receiver.close()
 
 
-def reader(folder: FolderBlobs, settings: Settings = OPEN) -> ImageReader:
-    return ImageReader(lambda found: found.size, settings, client=GuardedClient(settings), blobs=folder)
+def opened(settings: Settings) -> Settings:
+    return Settings(home=settings.home, webhook_allow_http=True, webhook_allow_networks=("127.0.0.0/8",))
+
+
+def reader(settings: Settings) -> ImageReader:
+    return ImageReader(lambda found: found.size, settings, client=GuardedClient(settings))
 
 
 def upload(db: Database, blobs: FolderBlobs, tenant_id: str, content: bytes) -> Image:
@@ -64,7 +67,7 @@ def test_one_image_fails_alone_with_the_reason(db: Database, settings: Settings,
         (Image(url=receiver.url("/absent")), "answered 204"),
         (Image(url="http://10.0.0.1/x.png"), "not public"),
     ]
-    found = reader(blobs).of_job(db, mine, [image for image, _ in wanted])
+    found = reader(opened(settings)).of_job(db, mine, [image for image, _ in wanted])
     assert found.places == (0, 1, 2)
     assert found.pixels == (picture(1).size,) * 3
     assert [one.index for one in found.failed] == list(range(3, len(wanted)))
@@ -75,7 +78,7 @@ def test_one_image_fails_alone_with_the_reason(db: Database, settings: Settings,
 
 def test_a_job_without_a_readable_image_fails(db: Database, settings: Settings, receiver: Receiver) -> None:
     closed = Settings(webhook_allow_http=True)
-    read = reader(FolderBlobs(settings.home / "files"), closed)
+    read = reader(closed)
     with pytest.raises(InvalidRequest, match="not public") as caught:
         read.of_job(db, api_keys.create_tenant(db, "acme"), [Image(url=receiver.url("/good"))])
     assert caught.value.code == "image_unavailable"

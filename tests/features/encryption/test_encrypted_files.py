@@ -7,10 +7,10 @@ import pytest
 
 from headrace.features.encryption.reencryption import file_key_id as key_id
 from headrace.features.encryption.vault import Vault
+from headrace.features.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, read_blocks
 from headrace.store.errors import CannotOpen
-from headrace.store.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, read_blocks
 from headrace.store.seal import PLAIN, Seal
-from tests.store.files.test_blob_storage import CONTENT, put
+from tests.features.files.test_blob_storage import CONTENT, put
 
 
 @pytest.mark.parametrize("kind", ["folder", "objects"])

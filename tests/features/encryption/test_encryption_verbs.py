@@ -7,6 +7,9 @@ from typer.testing import CliRunner
 from headrace.cli.tree import app
 from headrace.features.batches import batches
 from headrace.features.encryption.master_keys import new_key
+from headrace.features.files import files
+from headrace.features.files.blob_storage import open_blobs, read_blocks
+from headrace.features.files.files import Purpose
 from headrace.features.responses import conversations, stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
@@ -16,9 +19,6 @@ from headrace.store.calls.approvals import decide
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import CannotOpen
-from headrace.store.files import files
-from headrace.store.files.blob_storage import open_blobs, read_blocks
-from headrace.store.files.files import Purpose
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.acceptance import Accepted

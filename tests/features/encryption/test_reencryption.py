@@ -20,10 +20,10 @@ from headrace.features.encryption.reencryption import (
     stream_key_ids,
 )
 from headrace.features.encryption.vault import Vault
+from headrace.features.files import files
+from headrace.features.files.blob_storage import FolderBlobs
+from headrace.features.files.files import Purpose
 from headrace.store.db.database import Database
-from headrace.store.files import files
-from headrace.store.files.blob_storage import FolderBlobs
-from headrace.store.files.files import Purpose
 from headrace.store.seal import PLAIN as PLAIN_SEAL
 from headrace.store.seal import Seal
 from headrace.store.settings import Settings

@@ -18,6 +18,7 @@ from openai import BadRequestError, OpenAI
 from sqlalchemy import Row, text
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
+from headrace.features.files.blob_storage import open_blobs
 from headrace.features.transcribe.fake_transcriber import FakeTranscriber
 from headrace.features.transcribe.model import TranscribeModel
 from headrace.features.transcribe.torch_transcriber import transcriber_for
@@ -28,7 +29,6 @@ from headrace.models.engine.requests import EncodeRequest, EncodeRow
 from headrace.models.families.model_folder import describe, small_files
 from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
 from headrace.store.db.database import Database
-from headrace.store.files.blob_storage import open_blobs
 from headrace.store.jobs import jobs
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState

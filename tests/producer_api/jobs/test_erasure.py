@@ -4,10 +4,10 @@ import httpx2
 import redis
 from sqlalchemy import text
 
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import remove_unreferenced
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import remove_unreferenced
 from headrace.store.retention.retention import Retention, set_retention
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key

@@ -81,7 +81,7 @@ class Preparing(PromptPreparation):
     def __init__(self, **capacity: int) -> None:
         not_asked: Any = None
         serving = stand_in(serving=lambda queue: stand_in(capacity=capacity.get(queue[-1:])))
-        super().__init__(not_asked, serving, not_asked, not_asked, not_asked)
+        super().__init__(not_asked, serving, not_asked, not_asked)
         self.again: list[ModelVersion] = []
 
     def prepare(self, request: Any, version: ModelVersion, policy: Any) -> Any:

@@ -235,12 +235,12 @@ def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("headrace.producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
     nothing: Any = None
     serving = stand_in(serving=lambda queue: stand_in(capacity=100))
-    preparation = PromptPreparation(nothing, serving, SETTINGS, nothing, nothing)
+    preparation = PromptPreparation(nothing, serving, SETTINGS, nothing)
     around = len(request(input={"prompt": "x"}).model_dump_json(include={"input"})) - 1
     fits, over = (request(input={"prompt": "x" * (400 - around + more)}) for more in (0, 1))
     assert preparation.cut_to_length(fits, VERSION) is fits
     assert (preparation.cut_to_length(over, VERSION), cut) == ("shorter", [100])
-    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), SETTINGS, nothing, nothing)
+    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), SETTINGS, nothing)
     assert (wider.cut_to_length(request(input={"prompt": "x" * 4000}), VERSION), cut[-1]) == ("shorter", 512)
     short = request(input={"prompt": "x" * 1000})
     assert wider.cut_to_length(short, VERSION) is short

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import Purpose
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
@@ -13,9 +16,6 @@ from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.digests import Digests
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
-from headrace.store.files import files
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import Purpose
 from headrace.store.jobs.acceptance import Fallback
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import get, request_cancel

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import open_blobs
+from headrace.features.files.files import Purpose
 from headrace.features.responses import stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.db.database import Database
 from headrace.store.errors import Gone, InvalidRequest
-from headrace.store.files import files
-from headrace.store.files.blob_storage import open_blobs
-from headrace.store.files.files import Purpose
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.jobs import accept, get, list_jobs, timeline
 from headrace.store.retention import erasure, retention

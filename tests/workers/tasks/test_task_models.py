@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
+from headrace.features.files import files
 from headrace.features.policy.output_policy import CompiledPolicies, OutputRules
 from headrace.features.retrieval import served as ingest
 from headrace.features.retrieval.document_text import DocumentText
@@ -28,7 +29,6 @@ from headrace.policy.policies import Policy
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.calls.approvals import ApprovalState, Verdict
 from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound, SettingsError, Unavailable
-from headrace.store.files import files
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.tool_definition import HttpTool

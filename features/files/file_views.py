@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from headrace.features.files.files import File, Purpose
 from headrace.producer_api.http.views import seconds
-from headrace.store.files.files import File, Purpose
 
 
 class FileObject(BaseModel):

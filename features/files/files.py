@@ -14,10 +14,10 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, text
 
+from headrace.features.files.blob_storage import Blobs, BlobWriter
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound, QuotaExceeded, Unavailable
-from headrace.store.files.blob_storage import Blobs, BlobWriter
 from headrace.store.ids import new_id
 
 UNREFERENCED_S = 600.0

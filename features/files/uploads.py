@@ -1,7 +1,7 @@
 """Files that come in parts: each part is a content of its own, and ``complete`` joins them into one file.
 
 An upload and its parts are rows until an hour after its creation. Then ``expire`` deletes them, and the contents of the
-parts are removed as those of deleted files are (``store.files.files``). An upload whose time is over is not found.
+parts are removed as those of deleted files are (``features.files.files``). An upload whose time is over is not found.
 """
 
 import hashlib
@@ -12,11 +12,11 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, text
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, BlobWriter, read_blocks
+from headrace.features.files.files import IS_KEPT, File, Purpose
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, BlobWriter, read_blocks
-from headrace.store.files.files import IS_KEPT, File, Purpose
 from headrace.store.ids import new_id
 
 LIFE_S = 3600.0

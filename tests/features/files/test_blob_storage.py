@@ -8,11 +8,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
+from headrace.features.files.files import Purpose
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound, SettingsError, Unavailable
-from headrace.store.files import files
-from headrace.store.files.blob_storage import Blobs, FolderBlobs, ObjectBlobs, open_blobs, read_blocks
-from headrace.store.files.files import Purpose
 from headrace.store.seal import PLAIN, Seal
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
@@ -108,7 +108,7 @@ class TestContract:
         left.append(blobs.create())
         left[-1].write(b"and this one as well")
         left[-1]._sync()
-        monkeypatch.setattr("headrace.store.files.blob_storage.ABANDONED_S", -60.0)
+        monkeypatch.setattr("headrace.features.files.blob_storage.ABANDONED_S", -60.0)
         keeper.sweep()
         for draft in left[1:]:
             with pytest.raises(FileNotFoundError):

@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from headrace.producer_api.files.file_form import BLOCK_BYTES
+from headrace.features.files.file_form import BLOCK_BYTES
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from tests.cases import some_of

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
-from headrace.producer_api.files.file_views import FileObject, file_object
-from headrace.store.files.files import File, Purpose
-from headrace.store.files.uploads import MOST_PARTS, Upload, UploadPart, UploadStatus
+from headrace.features.files.file_views import FileObject, file_object
+from headrace.features.files.files import File, Purpose
+from headrace.features.files.uploads import MOST_PARTS, Upload, UploadPart, UploadStatus
 from headrace.store.payloads.strict_model import Body
 
 

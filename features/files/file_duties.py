@@ -5,9 +5,9 @@ They run here and not in the dispatcher, because only the API has the storage, a
 
 from collections.abc import Callable, Sequence
 
+from headrace.features.files import files, uploads
+from headrace.features.files.blob_storage import Blobs
 from headrace.store.db.database import Database
-from headrace.store.files import files, uploads
-from headrace.store.files.blob_storage import Blobs
 from headrace.store.keeper import Duty
 
 EXPIRE_S = 60.0

@@ -12,10 +12,10 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
+from headrace.features.files import files, uploads
+from headrace.features.files.blob_storage import FolderBlobs
 from headrace.producer_api.http import middleware
 from headrace.store.db.database import Database
-from headrace.store.files import files, uploads
-from headrace.store.files.blob_storage import FolderBlobs
 from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient

@@ -7,10 +7,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.producer_api.access.auth import JobsWriter
-from headrace.producer_api.files.file_form import read_form
-from headrace.producer_api.files.file_routes import check_life_s, policed_filename, purpose_of
-from headrace.producer_api.files.upload_views import (
+from headrace.features.files import uploads
+from headrace.features.files.file_form import read_form
+from headrace.features.files.file_routes import check_life_s, policed_filename, purpose_of
+from headrace.features.files.file_work import BlobsOf
+from headrace.features.files.upload_views import (
     NewUpload,
     UploadCompletion,
     UploadObject,
@@ -18,12 +19,12 @@ from headrace.producer_api.files.upload_views import (
     part_object,
     upload_object,
 )
+from headrace.producer_api.access.auth import JobsWriter
 from headrace.producer_api.http.middleware import MOST_PART_BYTES
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import TooLarge
-from headrace.store.files import uploads
 
 router = APIRouter(prefix="/v1/uploads", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -70,11 +71,13 @@ async def create_upload(runtime: RuntimeOf, principal: JobsWriter, body: NewUplo
 
 
 @router.post("/{upload_id}/parts", response_model=UploadPartObject, openapi_extra=_FORM, summary="Add a part")
-async def add_part(request: Request, runtime: RuntimeOf, principal: JobsWriter, upload_id: UploadId) -> Response:
+async def add_part(
+    request: Request, runtime: RuntimeOf, blobs: BlobsOf, principal: JobsWriter, upload_id: UploadId
+) -> Response:
     """Add a part of at most 64 MiB. Parts may come at the same time and in any order."""
     await run_in_threadpool(uploads.get_pending, runtime.db, principal.tenant_id, upload_id)
     most_bytes = min(MOST_PART_BYTES, runtime.settings.max_file_bytes)
-    form = await read_form(request, runtime.blobs.create, most_bytes, name="data")
+    form = await read_form(request, blobs.create, most_bytes, name="data")
     try:
         part = await run_in_threadpool(
             uploads.add_part,
@@ -91,7 +94,7 @@ async def add_part(request: Request, runtime: RuntimeOf, principal: JobsWriter, 
 
 @router.post("/{upload_id}/complete", response_model=UploadObject, summary="Complete an upload")
 async def complete_upload(
-    runtime: RuntimeOf, principal: JobsWriter, upload_id: UploadId, body: UploadCompletion
+    runtime: RuntimeOf, blobs: BlobsOf, principal: JobsWriter, upload_id: UploadId, body: UploadCompletion
 ) -> Response:
     """Join the parts into a file. Their size together must be the upload's `bytes`.
 
@@ -100,7 +103,7 @@ async def complete_upload(
     upload, file = await run_in_threadpool(
         uploads.complete,
         runtime.db,
-        runtime.blobs,
+        blobs,
         principal.tenant_id,
         upload_id,
         body.part_ids,

@@ -4,7 +4,7 @@
     sha256/ab/abcdef…          complete: renamed into path once, and never changed
     sha256/ab/abcdef….sealed   the same, sealed (``store.seal``)
 
-``store.files.files`` chooses the names and knows their references. A name is never reused, so a late or repeated
+``features.files.files`` chooses the names and knows their references. A name is never reused, so a late or repeated
 removal cannot remove a newer content. A name starts with the content's digest, and its seal is bound to it.
 """
 
@@ -238,9 +238,12 @@ class ObjectBlobs:
         return _in_order(self._seal, plain, f"{plain}{_SEALED}")
 
 
-def open_blobs(settings: Settings) -> Blobs:
-    """Return the storage of the settings. Raises SettingsError for an unknown kind, or for malformed keys."""
-    seal = open_seal(settings)
+def open_blobs(settings: Settings, seal: Seal | None = None) -> Blobs:
+    """Return the storage of the settings, with their seal if none is given.
+
+    Raises SettingsError for an unknown kind, or for malformed keys.
+    """
+    seal = open_seal(settings) if seal is None else seal
     if settings.files_url:
         return ObjectBlobs(settings.files_url, seal)
     return FolderBlobs(settings.home / "files", seal)

@@ -9,18 +9,19 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from headrace.features.files import files
+from headrace.features.files.blob_storage import read_blocks
+from headrace.features.files.file_form import read_form
+from headrace.features.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
+from headrace.features.files.file_work import BlobsOf
+from headrace.features.files.files import UPLOADED, File, Purpose
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
-from headrace.producer_api.files.file_form import read_form
-from headrace.producer_api.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.files import files
-from headrace.store.files.blob_storage import read_blocks
-from headrace.store.files.files import UPLOADED, File, Purpose
 
 router = APIRouter(prefix="/v1/files", tags=["files"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
@@ -62,9 +63,9 @@ _FORM = {
 
 
 @router.post("", response_model=FileObject, openapi_extra=_FORM, summary="Upload a file")
-async def create_file(request: Request, runtime: RuntimeOf, principal: JobsWriter) -> Response:
+async def create_file(request: Request, runtime: RuntimeOf, blobs: BlobsOf, principal: JobsWriter) -> Response:
     """Store a file of at most `HEADRACE_MAX_FILE_BYTES`; a tenant has `HEADRACE_TENANT_STORED_BYTES` in total."""
-    form = await read_form(request, runtime.blobs.create, runtime.settings.max_file_bytes)
+    form = await read_form(request, blobs.create, runtime.settings.max_file_bytes)
     try:
         purpose, ttl_s = purpose_of(form.fields.get("purpose")), _life_s(form.fields)
         filename = await run_in_threadpool(policed_filename, runtime, principal.tenant_id, form.filename)
@@ -155,10 +156,10 @@ async def get_file(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -
     responses={200: {"description": "The file as it was uploaded", "content": {"application/octet-stream": {}}}},
     summary="Download a file",
 )
-async def get_content(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -> Response:
+async def get_content(runtime: RuntimeOf, blobs: BlobsOf, principal: JobsReader, file_id: FileId) -> Response:
     """Return the file's content."""
     file = await _get(runtime, principal.tenant_id, file_id)
-    blocks = read_blocks(runtime.blobs, file.digest)
+    blocks = read_blocks(blobs, file.digest)
     # Read the first block before sending headers, so that a storage outage is an error, not an empty file.
     first = await run_in_threadpool(next, blocks, b"")
 

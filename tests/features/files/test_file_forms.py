@@ -9,13 +9,13 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from headrace.producer_api.files.file_form import FileForm, read_form
-from headrace.producer_api.files.file_routes import check_life_s, purpose_of
-from headrace.producer_api.files.file_views import file_list
-from headrace.producer_api.files.upload_views import part_object, upload_object
+from headrace.features.files.file_form import FileForm, read_form
+from headrace.features.files.file_routes import check_life_s, purpose_of
+from headrace.features.files.file_views import file_list
+from headrace.features.files.files import File, Purpose
+from headrace.features.files.upload_views import part_object, upload_object
+from headrace.features.files.uploads import Upload, UploadPart, UploadStatus
 from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
-from headrace.store.files.files import File, Purpose
-from headrace.store.files.uploads import Upload, UploadPart, UploadStatus
 from tests.refusals import Naming
 
 START = datetime.fromtimestamp(1_800_000_000, UTC)

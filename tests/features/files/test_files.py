@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from headrace.features.files import files, uploads
+from headrace.features.files.blob_storage import Blobs, FolderBlobs
+from headrace.features.files.files import Purpose
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound, QuotaExceeded, Unavailable
-from headrace.store.files import files, uploads
-from headrace.store.files.blob_storage import Blobs, FolderBlobs
-from headrace.store.files.files import Purpose
 from tests.processes import wait_for
 from tests.refusals import Naming
 from tests.store.making import Query

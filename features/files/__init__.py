@@ -1,0 +1,1 @@
+"""Files of a tenant, uploads in parts, and the blob storage for their contents."""

@@ -1,3 +1,0 @@
-"""Files of OpenAI's shape: routes, uploads, and the objects that callers see.
-
-Contents and rows are ``store.files``."""
