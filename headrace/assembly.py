@@ -33,6 +33,7 @@ FEATURES: tuple[str, ...] = (
     "anthropic",
     "audit",
     "files",
+    "rollouts",
     "flows",
     "batches",
     "console",

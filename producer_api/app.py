@@ -29,7 +29,6 @@ from headrace.producer_api.jobs import (
     model_routes,
     quality_routes,
     queue_routes,
-    rollout_routes,
     stream_routes,
     version_routes,
 )
@@ -49,7 +48,6 @@ _ROUTES = (
     host_routes,
     queue_routes,
     dead_letter_routes,
-    rollout_routes,
     quality_routes,
     version_routes,  # before the models: a model's name may contain slashes
     model_routes,

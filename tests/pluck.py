@@ -31,9 +31,10 @@ HELD = {
     "response_cache",
     "responses",
     "retrieval",
+    "rollouts",
     "templates",
 }
-"""Features whose tasks, routes and files tests of the core use as examples: they are not drawn yet."""
+"""Features that tests of the core use as examples, and rollouts, which flows use: they are not drawn yet."""
 FOLDERS = sorted({name.partition(".")[0] for name in FEATURES})
 IMPORTED = re.compile(r"^from ((?:headrace|tests)\.features\.[\w.]+) import", re.MULTILINE)
 QUICK = """cli/client features headrace migrations models/runners producer_api/access producer_api/caches

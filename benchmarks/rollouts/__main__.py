@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rollouts.traffic import WHAT, CandidateFault, Traffic, share_of
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import WINDOW_S, Evidence
-from headrace.store.rollouts.evidence_plot import evidence_svg
-from headrace.store.rollouts.judge import Verdict, judge
-from headrace.store.rollouts.matched_pairs import PairedJobs, pair_up
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import WINDOW_S, Evidence
+from headrace.features.rollouts.evidence_plot import evidence_svg
+from headrace.features.rollouts.judge import Verdict, judge
+from headrace.features.rollouts.matched_pairs import PairedJobs, pair_up
 
 
 @dataclass(frozen=True, slots=True)

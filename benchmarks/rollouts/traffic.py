@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from headrace.store.rollouts.matched_pairs import JobOutcome, JobPair
+from headrace.features.rollouts.matched_pairs import JobOutcome, JobPair
 
 
 class CandidateFault(StrEnum):

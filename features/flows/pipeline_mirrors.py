@@ -1,7 +1,7 @@
 """Makes the mirrors of rollouts of pipelines in shadow mode: jobs of the candidate's steps, which the API prepares.
 
 It is a duty, so one API process makes them, and no request waits. A mirror, and the jobs
-that get one: ``store.rollouts.shadow``. The dispatcher reads the pairs and judges them.
+that get one: ``features.rollouts.shadow``. The dispatcher reads the pairs and judges them.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ import structlog
 from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.features.flows.pipelines import MIRRORED_INPUT, PipelineVersion
+from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
 from headrace.producer_api.api_part import ApiWork
 from headrace.producer_api.runtime import Runtime
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, RequestError
 from headrace.store.jobs.jobs import NewJob
 from headrace.store.keeper import Duty, run_parts
-from headrace.store.rollouts.evidence import Evidence
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
-from headrace.store.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import PipelineRequest
 from headrace.store.tasks.generate import GENERATE

@@ -10,25 +10,25 @@ from starlette.responses import Response
 from headrace.features.flows.pipeline_mirrors import check_mirrored
 from headrace.features.flows.pipeline_routes import PipelineId
 from headrace.features.flows.pipelines import version_of
-from headrace.producer_api.access.auth import JobsReader, JobsWriter
-from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.jobs.rollout_routes import IfMatch, Reason, RolloutId, changed, rollout_answer
-from headrace.producer_api.jobs.rollout_views import (
+from headrace.features.rollouts import changes
+from headrace.features.rollouts.routes import IfMatch, Reason, RolloutId, changed, rollout_answer
+from headrace.features.rollouts.transitions import RolloutAction
+from headrace.features.rollouts.views import (
     RolloutList,
     RolloutObject,
     RolloutTerms,
     new_rollout,
     rollout_summary,
 )
+from headrace.producer_api.access.auth import JobsReader, JobsWriter
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import NotFound
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
-from headrace.store.rollouts import changes
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
-from headrace.store.rollouts.transitions import RolloutAction
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(

@@ -44,7 +44,7 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """What a job of a candidate becomes if it is moved to the stable version: ``store.rollouts.moves``."""
+    """What a job of a candidate becomes if it is moved to the stable version: ``features.rollouts.moves``."""
 
     payload: dict[str, Any]
     input_tokens: int

@@ -5,25 +5,14 @@ The state of the queues is measured by a duty, so that a scrape costs Postgres n
 
 from collections import Counter as Sums
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from headrace.store.metrics.registry import DutyMetrics, begin, new_registry, render
 from headrace.store.payloads.job_payload import CLASS_NAMES
-from headrace.store.rollouts.rollouts import Rollout
 from headrace.store.scheduling.backlog import TenantBacklog
 from headrace.store.scheduling.queue_ages import QueueAge
 from headrace.store.tracing.tracing import OFF, Tracing
-
-
-class Judgement(NamedTuple):
-    """A running rollout: seconds for which its step has been over without passing, and its undecided checks."""
-
-    model: str
-    alias: str
-    overdue_s: float
-    num_undecided: int
 
 
 class DispatcherMetrics:
@@ -55,7 +44,6 @@ class DispatcherMetrics:
             "running jobs of several steps without a step that runs or may run",
             registry=registry,
         )
-        self._add_rollouts()
 
     def render(self) -> bytes:
         """Return the page for Prometheus."""
@@ -64,54 +52,7 @@ class DispatcherMetrics:
     def clear(self) -> None:
         """Drop what only the leader knows: this dispatcher does not lead any more, and another one tells it."""
         self.queues.clear()
-        self.show_rollouts(())
-        self.show_judgements(())
         self.flows_stuck.set(0)
-
-    def _add_rollouts(self) -> None:
-        registry = self.registry
-        self.rollout_percent = Gauge(
-            "headrace_rollout_percent",
-            "share of an active rollout's sticky keys that goes to the candidate, in percent",
-            ["model", "alias", "state"],
-            registry=registry,
-        )
-        self.rollout_overdue = Gauge(
-            "headrace_rollout_overdue_seconds",
-            "how long the step of a running rollout has been over without passing",
-            ["model", "alias"],
-            registry=registry,
-        )
-        self.rollout_undecided = Gauge(
-            "headrace_rollout_undecided_checks",
-            "checks of a running rollout that the judge finds neither good nor bad",
-            ["model", "alias"],
-            registry=registry,
-        )
-        self.rollout_transitions = Counter(
-            "headrace_rollout_transitions",
-            "what the dispatcher did to rollouts: advanced, promoted, aborted, rolled_back",
-            ["action"],
-            registry=registry,
-        )
-        begin(self.rollout_transitions, "advanced", "promoted", "aborted", "rolled_back")
-        self.rollout_jobs_moved = Counter(
-            "headrace_rollout_jobs_moved", "queued jobs moved back to the stable version", registry=registry
-        )
-
-    def show_rollouts(self, active: Iterable[Rollout]) -> None:
-        """Replace the series of the active rollouts."""
-        self.rollout_percent.clear()
-        for rollout in active:
-            self.rollout_percent.labels(rollout.model, rollout.alias, rollout.state.value).set(rollout.percent)
-
-    def show_judgements(self, judgements: Iterable[Judgement]) -> None:
-        """Replace what the judge thinks of the running rollouts."""
-        self.rollout_overdue.clear()
-        self.rollout_undecided.clear()
-        for one in judgements:
-            self.rollout_overdue.labels(one.model, one.alias).set(one.overdue_s)
-            self.rollout_undecided.labels(one.model, one.alias).set(one.num_undecided)
 
 
 class QueueGauges:

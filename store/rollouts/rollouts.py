@@ -76,7 +76,7 @@ class Rollout:
 
     ``model``: a model's name; of a rollout of a pipeline the pipeline's id.
 
-    ``bounds``: what the judge allows (``store.rollouts.judge.Bounds``). ``evidence``: the judge's last verdict and a
+    ``bounds``: what the judge allows (``features.rollouts.judge.Bounds``). ``evidence``: the judge's last verdict and a
     bounded history. ``revision`` is raised by each change of state or step.
     """
 

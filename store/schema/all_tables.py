@@ -10,7 +10,6 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     prompt_tables,
     queue_tables,
     retention_tables,
-    rollout_tables,
     tool_tables,
     usage_tables,
 )

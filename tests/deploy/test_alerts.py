@@ -21,6 +21,7 @@ EXPORTED = (
     | documented("Dispatcher")
     | documented("Model host")
     | documented("Webhooks")
+    | documented("Rollouts")
 )
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 

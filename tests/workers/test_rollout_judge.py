@@ -3,17 +3,18 @@
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from headrace.features.rollouts.changes import NewRollout, start
+from headrace.features.rollouts.metrics import RolloutMetrics
+from headrace.features.rollouts.rollout_keeper import RolloutKeeper
 from headrace.models.engine.runner import Row
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import accept
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion
-from headrace.store.rollouts.changes import NewRollout, start
 from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
-from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 
 from .conftest import Bench, StartHost
 
@@ -63,7 +64,7 @@ def test_a_version_with_invalid_numbers_is_rolled_back_for_them(
     # The window of these jobs is over, and so are the seconds in which others could be committed.
     bench.query("UPDATE jobs SET created_at = created_at - interval '2 minutes' RETURNING id")
     bench.query("UPDATE rollouts SET started_at = started_at - interval '3 minutes' RETURNING id")
-    RolloutKeeper(bench.db, DispatcherMetrics()).turn()
+    RolloutKeeper(bench.db, RolloutMetrics(CollectorRegistry())).turn()
     found = get_rollout(bench.db, rollout.id)
     checks = {check["name"]: check for check in found.evidence["checks"]}
     assert checks["invalid_numbers"]["num_pairs"] == NUM_JOBS

@@ -39,7 +39,6 @@ from headrace.workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
 from headrace.workers.dispatcher.queue_stats import QueueStats
 from headrace.workers.dispatcher.ready_window import ReadyWindow
-from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from headrace.workers.dispatcher.row_duties import row_duties
 from headrace.workers.health import OK, HealthServer, LoopHeartbeat
 
@@ -51,7 +50,6 @@ TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 1.0
 MEASURE_S = 2.0
-ROLLOUT_S = 2.0
 LOCK_TIMEOUT_S = 2.0
 """A duty that waits longer for a row gives up, and tries again: the row may be free then, and others are not late."""
 _STOP_S = 0.5
@@ -121,15 +119,8 @@ class Dispatcher:
             (Duty("expire_approvals", sweep_s, sweeper.expire_approvals, **locks),),
             (Duty("fail_rejected", sweep_s, sweeper.fail_rejected, **locks),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
-            (Duty("advance_rollouts", ROLLOUT_S, self._rollout_keeper().turn, **locks),),
             *row_duties(self._db, settings),
             *(tuple(group) for work in self._features for group in work.duties),
-        )
-
-    def _rollout_keeper(self) -> RolloutKeeper:
-        settings = self._settings
-        return RolloutKeeper(
-            self._db, self.metrics, shadow_tenant=settings.shadow_tenant, shadow_sources=settings.shadow_sources
         )
 
     def stop(self) -> None:

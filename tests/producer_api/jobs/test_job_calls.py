@@ -12,7 +12,7 @@ import structlog
 from starlette.requests import Request
 
 from headrace.producer_api.jobs import cancel as cancels
-from headrace.producer_api.jobs import job_routes, replay, rollout_routes, version_routes
+from headrace.producer_api.jobs import job_routes, replay, version_routes
 from headrace.producer_api.jobs.cancel import abandon, announce_cancelled, cancel
 from headrace.producer_api.jobs.replay import ReplayedJob, replay_many
 from headrace.producer_api.streaming.job_events import has_everything, logprob_formatter, wait_until_ended
@@ -21,7 +21,6 @@ from headrace.store.jobs.jobs import Accepted, Idempotency, Job, NewJob
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.versions import ANY
-from headrace.store.rollouts.transitions import RolloutAction
 from headrace.store.schema.job_states import JobState
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
@@ -480,17 +479,13 @@ async def test_a_caller_may_prefer_to_wait(prefer: str | None, expected: float |
 
 
 class Changing:
-    """Notes the conditions under which an alias or a rollout is changed."""
+    """Notes the conditions under which an alias is changed."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
     def set_alias(self, _db: object, *given: Any, **named: Any) -> None:
         self.asked.append((*given, named))
-
-    def change(self, _db: object, rollout_id: str, transition: Any, actor: str, **named: Any) -> Any:
-        self.asked.append((rollout_id, transition.action.value, transition.reason, actor, named))
-        raise NotFound("enough")
 
 
 @pytest.mark.parametrize(
@@ -524,23 +519,3 @@ async def test_an_alias_is_set_on_a_condition(
     answer = await ask()
     named = {"expected": expected, "force": True, "tenant_id": "acme"}
     assert (changing.asked, answer.headers["etag"]) == ([("tiny", "stable", 2, "key_1", named)], '"2"')
-
-
-@pytest.mark.parametrize(
-    ("reason", "if_match", "expected"),
-    [(None, None, ("paused by key_1", None)), ("look", '"7"', ("look", 7)), ("look", "*", None)],
-)
-async def test_a_rollout_is_changed_on_a_condition(
-    monkeypatch: pytest.MonkeyPatch, reason: str | None, if_match: str | None, expected: tuple[str, int | None] | None
-) -> None:
-    changing, runtime = Changing(), stand_in(db=None)
-    monkeypatch.setattr(rollout_routes, "changes", changing)
-    action = RolloutAction.PAUSE
-    with pytest.raises(HeadraceError) as caught:
-        await rollout_routes.changed(runtime, PRINCIPAL, "rollout_1", action, reason, if_match)
-    if expected is None:
-        assert (caught.value.message, caught.value.param) == (Naming("revision"), "If-Match")
-        return
-    text, revision = expected
-    named = {"expected": revision, "tenant_id": "acme"}
-    assert changing.asked == [("rollout_1", action.value, text, "key_1", named)]

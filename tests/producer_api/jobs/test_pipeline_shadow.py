@@ -5,12 +5,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from headrace.features.policy import policies
+from headrace.features.rollouts.metrics import RolloutMetrics
+from headrace.features.rollouts.rollout_keeper import RolloutKeeper
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import ModelVersion
@@ -18,7 +20,6 @@ from headrace.store.registry.prompt_templates import Kind
 from headrace.store.retention.retention import sweep_marked
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
-from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of
 from tests.producer_api.jobs.test_pipelines import FIRST, digest, submit
@@ -46,7 +47,7 @@ def server(settings: Settings, model: ModelVersion, tenant: str, shadow_tenant: 
 
 @pytest.fixture
 def keeper(db: Database, tenant: str, shadow_tenant: str) -> RolloutKeeper:
-    return RolloutKeeper(db, DispatcherMetrics(), shadow_tenant=shadow_tenant, shadow_sources=(tenant,))
+    return RolloutKeeper(db, RolloutMetrics(CollectorRegistry()), shadow_tenant=shadow_tenant, shadow_sources=(tenant,))
 
 
 def start(api: httpx2.Client, digest: str, version: int = 2) -> httpx2.Response:

@@ -1,23 +1,20 @@
 """The pages for Prometheus: each series after its events, with its labels and its value."""
 
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from headrace.store.metrics.api_metrics import ApiMetrics
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement, largest
+from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, largest
 from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES, Served, WorkerMetrics
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.rollouts.rollouts import RolloutState
 from headrace.store.scheduling.backlog import Load, TenantBacklog
 from headrace.store.scheduling.queue_ages import QueueAge
 from headrace.store.tracing.tracing import SpanCounts, Tracing
 from tests.metric_names import documented
-from tests.store.rollouts.test_transitions import ROLLOUT
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 SHARES = [
@@ -85,10 +82,7 @@ def test_the_page_of_an_api_process() -> None:
 def test_the_page_of_a_dispatcher() -> None:
     metrics = DispatcherMetrics()
     page = metrics.render()
-    for name, label, values in (
-        ("headrace_leases_expired", "outcome", ("requeued", "failed", "cancelled")),
-        ("headrace_rollout_transitions", "action", ("advanced", "promoted", "aborted", "rolled_back")),
-    ):
+    for name, label, values in (("headrace_leases_expired", "outcome", ("requeued", "failed", "cancelled")),):
         assert began(page, f"{name}_total") == [f'{label}="{value}"' for value in values]
     metrics.queues.show_wanted({"tiny@1": 4})
     ages = [
@@ -97,9 +91,6 @@ def test_the_page_of_a_dispatcher() -> None:
     ]
     for _ in range(2):  # the second replaces the first
         metrics.queues.set(SHARES, ages, {"tiny@1": 2, "idle@1": 1}, ["tiny@2"], num_tenants=1)
-    paused = replace(ROLLOUT, state=RolloutState.PAUSED)
-    metrics.show_rollouts([paused])
-    metrics.show_judgements([Judgement("tiny", "default", 12.5, 3)])
     metrics.flows_stuck.set(2)
     measured = {
         'headrace_queue_backlog_tokens{class="standard",queue="tiny@1"}': 140,
@@ -111,9 +102,6 @@ def test_the_page_of_a_dispatcher() -> None:
         'headrace_queue_wanted_workers{queue="tiny@1"}': 4,
         'headrace_queue_paused{queue="tiny@2"}': 1,
         'headrace_tenant_backlog_tokens{tenant="ten_b"}': 90,
-        'headrace_rollout_percent{alias="default",model="tiny",state="paused"}': 10,
-        'headrace_rollout_overdue_seconds{alias="default",model="tiny"}': 12.5,
-        'headrace_rollout_undecided_checks{alias="default",model="tiny"}': 3,
         "headrace_flows_stuck": 2,
     }
     assert series(metrics.render()).items() >= measured.items()

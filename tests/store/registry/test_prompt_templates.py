@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from headrace.features.rollouts.changes import NewRollout, change, start_of_pipeline
+from headrace.features.rollouts.transitions import RolloutAction, Transition
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
@@ -23,9 +25,7 @@ from headrace.store.registry.prompt_templates import (
     remove_alias,
     set_alias,
 )
-from headrace.store.rollouts.changes import NewRollout, change, start_of_pipeline
 from headrace.store.rollouts.rollouts import RolloutKind, Step
-from headrace.store.rollouts.transitions import RolloutAction, Transition
 from tests.refusals import Naming
 
 

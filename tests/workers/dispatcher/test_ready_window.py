@@ -5,16 +5,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.redis.celery_queue import Hint
-from headrace.store.rollouts import moves
-from headrace.store.rollouts.rollouts import RolloutKind, RolloutMode
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.scheduling.dispatch_queries import QueueDepth
 from headrace.store.settings import Settings
-from headrace.workers.dispatcher import ready_window, rollout_keeper
+from headrace.workers.dispatcher import ready_window
 from headrace.workers.dispatcher.ready_window import ReadyWindow
-from headrace.workers.dispatcher.rollout_keeper import MOVED_ROWS, RolloutKeeper
 
 ANY: Any = None
 
@@ -100,42 +96,3 @@ def test_an_empty_queue_has_no_fast_lane(monkeypatch: pytest.MonkeyPatch) -> Non
     one.top_up()
     assert (found.candidates, {hint.goes_ahead for hint in redis.published}) == ([], {False})
     assert [one for one in found.asked if one[0] == "task"] == [("task", "job0")], "a queue has one task"
-
-
-class Rollouts:
-    """A rollout whose evidence a test gives, and what the keeper does with it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, mode: RolloutMode, kind: RolloutKind) -> None:
-        self.told: list[tuple[Any, ...]] = []
-        self.mode, self.kind = mode, kind
-        self.num_moved = MOVED_ROWS
-        monkeypatch.setattr(moves, "move_queued", self.move)
-
-    def move(self, _db: Any, rollout: Any, most: int) -> int:
-        self.told.append(("move", rollout.id, most))
-        return self.num_moved
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind", "moves_jobs"),
-    [
-        (RolloutMode.SHADOW, RolloutKind.MODEL, False),
-        (next(mode for mode in RolloutMode if mode is not RolloutMode.SHADOW), RolloutKind.PIPELINE, False),
-        (next(mode for mode in RolloutMode if mode is not RolloutMode.SHADOW), RolloutKind.MODEL, True),
-    ],
-)
-def test_only_the_jobs_of_a_model_that_callers_have_are_moved(
-    monkeypatch: pytest.MonkeyPatch, mode: RolloutMode, kind: RolloutKind, moves_jobs: bool
-) -> None:
-    store = Rollouts(monkeypatch, mode, kind)
-    state = type("State", (), {"is_active": False})
-    ended: Any = type("Rollout", (), {"id": "rol_1", "mode": mode, "kind": kind, "state": state})
-    monkeypatch.setattr(rollout_keeper, "rollouts_under_way", lambda _db: [ended])
-    metrics = DispatcherMetrics()
-    keeper = RolloutKeeper(ANY, metrics)
-    assert keeper.turn() is moves_jobs
-    store.num_moved = MOVED_ROWS - 1
-    assert keeper.turn() is False
-    assert store.told == ([("move", "rol_1", 200)] * 2 if moves_jobs else [])
-    moved = metrics.registry.get_sample_value("headrace_rollout_jobs_moved_total")
-    assert moved == (2 * MOVED_ROWS - 1 if moves_jobs else 0)

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence
-from headrace.store.rollouts.evidence_plot import evidence_svg
-from headrace.store.rollouts.history import MAX_ENTRIES, with_verdict
-from headrace.store.rollouts.judge import judge
-from tests.store.rollouts.test_transitions import BEGAN, ROLLOUT
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.evidence_plot import evidence_svg
+from headrace.features.rollouts.history import MAX_ENTRIES, with_verdict
+from headrace.features.rollouts.judge import judge
+from tests.features.rollouts.test_transitions import BEGAN, ROLLOUT
 
 SVG = "{http://www.w3.org/2000/svg}"
 

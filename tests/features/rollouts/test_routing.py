@@ -6,7 +6,7 @@ from typing import Any
 
 from headrace.store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
 from headrace.store.rollouts.routing import point_of, takes_candidate
-from tests.store.rollouts.test_transitions import ROLLOUT
+from tests.features.rollouts.test_transitions import ROLLOUT
 
 USERS = [f"user-{number}" for number in range(2000)]
 

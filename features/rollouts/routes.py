@@ -7,10 +7,11 @@ from fastapi import APIRouter, Header, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from headrace.producer_api.access.auth import RegistryAdmin
-from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.jobs.rollout_views import (
+from headrace.features.rollouts import changes
+from headrace.features.rollouts.evidence_plot import evidence_svg
+from headrace.features.rollouts.shadow import check_shadow
+from headrace.features.rollouts.transitions import RolloutAction, Transition
+from headrace.features.rollouts.views import (
     RolloutList,
     RolloutObject,
     RolloutRequest,
@@ -18,14 +19,13 @@ from headrace.producer_api.jobs.rollout_views import (
     rollout_object,
     rollout_summary,
 )
+from headrace.producer_api.access.auth import RegistryAdmin
+from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
+from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.rollouts import changes
-from headrace.store.rollouts.evidence_plot import evidence_svg
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
-from headrace.store.rollouts.shadow import check_shadow
-from headrace.store.rollouts.transitions import RolloutAction, Transition
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)

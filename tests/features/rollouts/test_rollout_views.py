@@ -3,10 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
-from headrace.producer_api.jobs.rollout_views import RolloutRequest, new_rollout, rollout_object, rollout_summary
-from headrace.store.rollouts.changes import NewRollout
+import pytest
+
+from headrace.features.rollouts import changes, routes
+from headrace.features.rollouts.changes import NewRollout
+from headrace.features.rollouts.transitions import RolloutAction
+from headrace.features.rollouts.views import RolloutRequest, new_rollout, rollout_object, rollout_summary
+from headrace.store.errors import HeadraceError, NotFound
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
+from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.jobs.start_time import at
+from tests.refusals import Naming
+from tests.stand_ins import stand_in
+
+PRINCIPAL = Principal("acme", "key_1", frozenset())
 
 ROLLOUT = Rollout(
     id="rollout_1",
@@ -91,3 +101,28 @@ def test_a_rollout_is_started_on_the_terms_of_the_body() -> None:
     defaults = RolloutRequest.model_validate({"model": "tiny", "version": 3, "steps": [{"percent": 1}]})
     assert (defaults.alias, defaults.sticky_key, defaults.mode, defaults.force) == ("default", "user", "canary", False)
     assert defaults.require_worker is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "if_match", "expected"),
+    [(None, None, ("paused by key_1", None)), ("look", '"7"', ("look", 7)), ("look", "*", None)],
+)
+async def test_a_rollout_is_changed_on_a_condition(
+    monkeypatch: pytest.MonkeyPatch, reason: str | None, if_match: str | None, expected: tuple[str, int | None] | None
+) -> None:
+    asked: list[Any] = []
+
+    def change(_db: object, rollout_id: str, transition: Any, actor: str, **named: Any) -> Any:
+        asked.append((rollout_id, transition.action.value, transition.reason, actor, named))
+        raise NotFound("enough")
+
+    monkeypatch.setattr(changes, "change", change)
+    action = RolloutAction.PAUSE
+    with pytest.raises(HeadraceError) as caught:
+        await routes.changed(stand_in(db=None), PRINCIPAL, "rollout_1", action, reason, if_match)
+    if expected is None:
+        assert (caught.value.message, caught.value.param) == (Naming("revision"), "If-Match")
+        return
+    text, revision = expected
+    named = {"expected": revision, "tenant_id": "acme"}
+    assert asked == [("rollout_1", action.value, text, "key_1", named)]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence, SideSums, outcome_of
-from headrace.store.rollouts.judge import Verdict, judge
-from headrace.store.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
-from headrace.store.rollouts.sequential_test import log_e_value, log_mean, spread_between
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence, SideSums, outcome_of
+from headrace.features.rollouts.judge import Verdict, judge
+from headrace.features.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
+from headrace.features.rollouts.sequential_test import log_e_value, log_mean, spread_between
 from tests.refusals import Naming
 
 JOB = JobOutcome("a", input_tokens=5, first_token_s=1.0, token_s=0.5, output_tokens=9, disagreement=0.0)

@@ -11,17 +11,17 @@ from functools import partial
 import structlog
 from pydantic import ValidationError
 
+from headrace.features.rollouts import changes, moves, shadow
+from headrace.features.rollouts.evidence import Evidence, read_evidence
+from headrace.features.rollouts.history import with_verdict
+from headrace.features.rollouts.judge import Bounds, Verdict, judge
+from headrace.features.rollouts.metrics import Judgement, RolloutMetrics
+from headrace.features.rollouts.progress import Progress, read_job_percent, read_progress
+from headrace.features.rollouts.transitions import Transition, next_transition, overdue_s, waits_for
 from headrace.store.db.database import Database
 from headrace.store.errors import RequestError
 from headrace.store.keeper import run_parts
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, Judgement
-from headrace.store.rollouts import changes, moves, shadow
-from headrace.store.rollouts.evidence import Evidence, read_evidence
-from headrace.store.rollouts.history import with_verdict
-from headrace.store.rollouts.judge import Bounds, Verdict, judge
-from headrace.store.rollouts.progress import Progress, read_job_percent, read_progress
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
-from headrace.store.rollouts.transitions import Transition, next_transition, overdue_s, waits_for
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class RolloutKeeper:
     def __init__(
         self,
         db: Database,
-        metrics: DispatcherMetrics,
+        metrics: RolloutMetrics,
         clock: Callable[[], float] = time.monotonic,
         *,
         shadow_tenant: str = "",
@@ -86,7 +86,7 @@ class RolloutKeeper:
             return False
         num_moved = moves.move_queued(self._db, rollout, MOVED_ROWS)
         if num_moved:
-            self._metrics.rollout_jobs_moved.inc(num_moved)
+            self._metrics.jobs_moved.inc(num_moved)
             log.info("rollout.jobs_moved", rollout=rollout.id, num_jobs=num_moved)
         return num_moved >= MOVED_ROWS
 
@@ -131,7 +131,7 @@ class RolloutKeeper:
     def _change(self, rollout: Rollout, transition: Transition) -> None:
         """Carry an action out."""
         changes.change(self._db, rollout.id, transition, _ACTOR, expected=rollout.revision)
-        self._metrics.rollout_transitions.labels(transition.action.value).inc()
+        self._metrics.transitions.labels(transition.action.value).inc()
 
     def _read_evidence(self, rollout: Rollout) -> Evidence:
         if rollout.mode is RolloutMode.SHADOW:

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence, MeasureEvidence
-from headrace.store.rollouts.matched_pairs import MEASURES, bound_of
-from headrace.store.rollouts.sequential_test import Tally, effective_number, log_e_value, log_mean, spread_between
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence, MeasureEvidence
+from headrace.features.rollouts.matched_pairs import MEASURES, bound_of
+from headrace.features.rollouts.sequential_test import Tally, effective_number, log_e_value, log_mean, spread_between
 
 __all__ = ["Bounds", "Check", "Verdict", "judge"]
 

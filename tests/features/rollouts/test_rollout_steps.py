@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.cli.client.rollouts import read_steps
+from headrace.features.rollouts.rollout_verbs import read_steps
 from headrace.store.errors import InvalidRequest
 
 

@@ -5,20 +5,21 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.judge import judge
+from headrace.features.rollouts.metrics import RolloutMetrics
+from headrace.features.rollouts.rollout_keeper import RolloutKeeper
+from headrace.features.rollouts.shadow import agreement, check_shadow, look
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import list_jobs
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence
-from headrace.store.rollouts.judge import judge
 from headrace.store.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
-from headrace.store.rollouts.shadow import agreement, check_shadow, look
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant
-from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
 from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
 
@@ -162,7 +163,9 @@ def test_only_tenants_that_are_named_are_mirrored(tenant: str, shadow: Shadow) -
 def test_the_dispatcher_makes_mirrors_and_stores_what_they_show(
     db: Database, tenant: str, rollout: Rollout, shadow: Shadow
 ) -> None:
-    keeper = RolloutKeeper(db, DispatcherMetrics(), shadow_tenant=shadow.tenant_id, shadow_sources=(tenant,))
+    keeper = RolloutKeeper(
+        db, RolloutMetrics(CollectorRegistry()), shadow_tenant=shadow.tenant_id, shadow_sources=(tenant,)
+    )
     for answer in ("one", "two"):
         shadow.answer(answer)
         shadow.let_a_second_pass()
@@ -211,7 +214,7 @@ def test_contents_that_cannot_be_opened_get_no_mirror(tenant: str, shadow: Shado
 def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.rollouts.shadow.MOST_PER_TURN", 2)
+    monkeypatch.setattr("headrace.features.rollouts.shadow.MOST_PER_TURN", 2)
     for number in range(3):
         shadow.answer(str(number))
     assert [len(shadow.mirrors()) for _ in range(3) if shadow.look(tenant)] == [2, 3, 3]
@@ -220,7 +223,7 @@ def test_a_look_makes_at_most_fifty_mirrors_and_goes_on_behind_the_last(
 def test_nothing_is_mirrored_while_many_mirrors_wait(
     tenant: str, shadow: Shadow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.store.rollouts.shadow.MOST_WAITING", 1)
+    monkeypatch.setattr("headrace.features.rollouts.shadow.MOST_WAITING", 1)
     shadow.answer("one")
     shadow.look(tenant)
     shadow.answer("two")

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from headrace.store.rollouts.evidence import Evidence
-from headrace.store.rollouts.judge import Verdict
+from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.judge import Verdict
 from headrace.store.rollouts.rollouts import Rollout
 
 MAX_ENTRIES: Final = 240

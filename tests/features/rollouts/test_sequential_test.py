@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from headrace.store.rollouts.sequential_test import (
+from headrace.features.rollouts.sequential_test import (
     GroupSums,
     effective_number,
     log_e_value,

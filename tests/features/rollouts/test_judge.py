@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.rollouts.__main__ import run
 from benchmarks.rollouts.traffic import CandidateFault, Traffic
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence
-from headrace.store.rollouts.judge import Check, judge
-from headrace.store.rollouts.matched_pairs import JobOutcome, JobPair, PairedJobs, pair_up
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.judge import Check, judge
+from headrace.features.rollouts.matched_pairs import JobOutcome, JobPair, PairedJobs, pair_up
 
 
 @pytest.mark.parametrize(

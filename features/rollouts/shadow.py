@@ -17,15 +17,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, text
 
+from headrace.features.rollouts.bounds import Bounds
+from headrace.features.rollouts.evidence import Evidence, outcome_of
+from headrace.features.rollouts.matched_pairs import JobPair, PairedJobs
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen, HeadraceError, InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs.acceptance import Accepted, Idempotency, NewJob, accept
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import queue_name
-from headrace.store.rollouts.bounds import Bounds
-from headrace.store.rollouts.evidence import Evidence, outcome_of
-from headrace.store.rollouts.matched_pairs import JobPair, PairedJobs
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind
 from headrace.store.rollouts.routing import point_of
 from headrace.store.schema.job_states import FLOW_TASK
@@ -108,7 +108,7 @@ def check_shadow(db: Database, shadow_tenant: str, sources: Collection[str]) -> 
 def look(db: Database, rollout: Rollout, shadow_tenant: str, sources: Collection[str]) -> Evidence:
     """Return the evidence with the mirrors that have ended since the last look, and make the next mirrors.
 
-    It is what ``store.rollouts.evidence.read_evidence`` is for a canary. ``sources``: ids of tenants, or ``*``.
+    It is what ``features.rollouts.evidence.read_evidence`` is for a canary. ``sources``: ids of tenants, or ``*``.
     """
     evidence = Evidence.from_json(rollout.evidence.get("counts"))
     with db.autocommit() as connection:

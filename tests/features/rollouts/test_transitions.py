@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from headrace.features.rollouts.judge import Check, Verdict
+from headrace.features.rollouts.progress import Progress
+from headrace.features.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 from headrace.store.errors import Conflict
-from headrace.store.rollouts.judge import Check, Verdict
-from headrace.store.rollouts.progress import Progress
 from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
-from headrace.store.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 from tests.refusals import Naming
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -4,29 +4,29 @@ import json
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
+from headrace.features.rollouts import moves
+from headrace.features.rollouts.changes import NewRollout, start_of_pipeline
+from headrace.features.rollouts.matched_pairs import MEASURES
+from headrace.features.rollouts.metrics import RolloutMetrics
+from headrace.features.rollouts.rollout_keeper import RolloutKeeper
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Finish
 from headrace.store.keeper import Duty, DutyGroup
-from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import resolve
 from headrace.store.registry.prompt_templates import Kind
-from headrace.store.rollouts import moves
-from headrace.store.rollouts.changes import NewRollout, start_of_pipeline
-from headrace.store.rollouts.matched_pairs import MEASURES
 from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
 from headrace.store.schema.job_states import JobState
-from headrace.workers.dispatcher import queue_gauges
-from headrace.workers.dispatcher.rollout_keeper import RolloutKeeper
+from tests.features.rollouts.conftest import StartRollout, begin
 from tests.store.conftest import accept_one, make_job, query, tenant
 from tests.store.making import AcceptOne, Query
-from tests.store.rollouts.conftest import StartRollout, begin
 
 __all__ = ["accept_one", "begin", "make_job", "query", "tenant"]
 
@@ -77,7 +77,7 @@ def serve(db: Database) -> None:
 
 @pytest.fixture
 def keeper(db: Database) -> RolloutKeeper:
-    return RolloutKeeper(db, DispatcherMetrics())
+    return RolloutKeeper(db, RolloutMetrics(CollectorRegistry()))
 
 
 def test_a_version_with_errors_is_rolled_back_and_its_queued_jobs_move(
@@ -178,14 +178,15 @@ def test_time_alone_promotes_nothing_and_the_rollout_says_what_it_waits_for(
 def test_the_metrics_tell_what_stands_still_until_another_dispatcher_leads(
     begin: StartRollout, db: Database, accept_one: AcceptOne
 ) -> None:
-    metrics = DispatcherMetrics()
+    registry = CollectorRegistry()
+    metrics = RolloutMetrics(registry)
     keeper = RolloutKeeper(db, metrics)
     rollout = begin(steps=[Step(10, hold_s=600, min_jobs=1000)])
 
     def shown() -> list[float | None]:
         labels = {"model": rollout.model, "alias": rollout.alias}
         names = ("headrace_rollout_overdue_seconds", "headrace_rollout_undecided_checks")
-        return [metrics.registry.get_sample_value(name, labels) for name in names]
+        return [registry.get_sample_value(name, labels) for name in names]
 
     keeper.turn()
     assert shown() == [0, len(MEASURES)]
@@ -202,17 +203,6 @@ def test_the_metrics_tell_what_stands_still_until_another_dispatcher_leads(
         connection.execute(text("UPDATE rollouts SET state = 'paused', paused_at = now()"))
     keeper.turn()
     assert shown() == [None, None], "a paused rollout is not to go on"
-
-
-def test_flows_that_are_stuck_are_shown_until_another_dispatcher_leads(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue_gauges, "count_stuck_flows", lambda _db: 2)
-    metrics = DispatcherMetrics()
-    queue_gauges.QueueMeasurement(db, metrics, num_tenants=1).turn()
-    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 2
-    metrics.clear()
-    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 0
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from zlib import crc32
 
-from headrace.store.rollouts.bounds import Bounds
+from headrace.features.rollouts.bounds import Bounds
 
 NUM_CELLS = 64
 """Tenants are counted in so many groups, by a digest of their id, so that evidence has a bounded size."""

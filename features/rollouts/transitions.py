@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from headrace.features.rollouts.judge import Verdict
+from headrace.features.rollouts.progress import Progress
 from headrace.store.errors import Conflict
-from headrace.store.rollouts.judge import Verdict
-from headrace.store.rollouts.progress import Progress
 from headrace.store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
 
 _ENOUGH_PAIRS = 30

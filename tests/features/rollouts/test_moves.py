@@ -1,13 +1,13 @@
 """Queued jobs of a candidate that was rolled back go to the stable version."""
 
+from headrace.features.rollouts.moves import move_queued
 from headrace.store.db.database import Database
 from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Release
 from headrace.store.jobs.jobs import Fallback
-from headrace.store.rollouts.moves import move_queued
 from headrace.store.streams.checkpoints import Checkpoint
+from tests.features.rollouts.conftest import StartRollout
 from tests.store.making import AcceptOne, Query
-from tests.store.rollouts.conftest import StartRollout
 
 FALLBACK = Fallback({"input": {"prompt": "hello"}, "sampling": {"max_tokens": 3}}, 7, 10)
 
