@@ -43,6 +43,7 @@ from headrace.store.streams.stream_log import StreamPublisher
 from headrace.store.tenants.quotas import fold_for_the_dispatcher
 from headrace.store.tracing.tracing import OFF, Tracing
 
+API_THREADS = 96
 _POOL_SIZE = 16
 # The lead, the batches, mirrors, and three of files. They are opened when they are needed.
 _DUTIES_POOL_SIZE = 6
@@ -136,7 +137,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Start the background threads and the hub. An unavailable Redis does not prevent it."""
-        anyio.to_thread.current_default_thread_limiter().total_tokens = self.settings.api_threads
+        anyio.to_thread.current_default_thread_limiter().total_tokens = API_THREADS
         self.redis_breaker.start()
         self.live_processes.start()
         self.enqueuer.start()

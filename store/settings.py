@@ -7,7 +7,6 @@ starts with ``HEADRACE_`` and names no setting, or a value that does not parse, 
 import os
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,7 +45,6 @@ class Settings(BaseSettings):
     # Where the client verbs find a server, and the key they show it; by default those of the stack in ``home``.
     api_url: str = ""
     api_key: str = Field("", repr=False)
-    api_threads: int = Field(96, ge=4)
     # Pages that need no key, beside /healthz and /readyz: /docs with /openapi.json, /metrics, /version, and /console,
     # which asks for a key itself. Without `metrics`, /metrics answers callers of the same machine alone.
     open_pages: Annotated[tuple[Literal["console", "docs", "metrics", "version"], ...], NoDecode] = (
@@ -68,22 +66,12 @@ class Settings(BaseSettings):
     # Postgres gives up on the query of a list that takes longer.
     list_timeout_s: float = Field(2.0, gt=0)
 
-    # Of each key, and of each tenant together, where the operator has set nothing else; unset is no limit. The month's
-    # cost is in the currency of the prices.
+    # Of each key, where the operator has set nothing else. All other limits are set for a tenant or a key.
     requests_per_minute: int = Field(6000, ge=1)
     tokens_per_minute: int = Field(2_000_000, ge=1)
-    key_concurrent_jobs: int | None = Field(None, ge=0)
-    key_queued_tokens: int | None = Field(None, ge=0)
-    key_monthly_cost: Decimal | None = Field(None, ge=0)
-    key_live_batches: int | None = Field(None, ge=0)
-    tenant_requests_per_minute: int | None = Field(None, ge=1)
-    tenant_tokens_per_minute: int | None = Field(None, ge=1)
-    tenant_concurrent_jobs: int | None = Field(None, ge=0)
     # Streams and waits that are open at one API process.
     key_concurrent_streams: int | None = Field(1000, ge=0)
-    tenant_concurrent_streams: int | None = Field(None, ge=0)
-    tenant_monthly_cost: Decimal | None = Field(None, ge=0)
-    # Batches that have not ended, because each of them is polled until it ends.
+    # Of a tenant: batches that have not ended, because each of them is polled until it ends.
     tenant_live_batches: int | None = Field(100, ge=0)
     max_queued_jobs: int = Field(1_000_000, ge=1)
     max_queued_jobs_per_tenant: int = Field(100_000, ge=1)
@@ -102,10 +90,9 @@ class Settings(BaseSettings):
     idempotency_ttl_s: float = Field(86_400.0, gt=0)
     # Whether equal requests of a tenant with one possible answer are computed once: "asked" if the request says
     # `Headrace-Cache: use`, "on" unless it says `bypass`. An answer is used for so long, at most until its job's
-    # contents are deleted; a tenant has so many entries at most.
+    # contents are deleted.
     response_cache: Literal["off", "asked", "on"] = "off"
     response_cache_ttl_s: float = Field(3600.0, gt=0)
-    response_cache_entries: int = Field(100_000, ge=1)
 
     # How long contents are kept after a job has ended (files: after they came), where the operator has set nothing else
     # for a tenant: outputs, inputs (unset: as long as outputs), webhook deliveries, files (unset: until they are
@@ -124,8 +111,6 @@ class Settings(BaseSettings):
     reannounce_s: float = Field(10.0, gt=0)
     # A worker that hears nothing from Redis for this long, while jobs wait, claims them from Postgres.
     direct_after_s: float = Field(3.0, gt=0)
-    # How long a job that must run alone waits for a gap before its worker takes no other; then they take turns.
-    suspect_patience_s: float = Field(5.0, gt=0)
     stream_ttl_s: int = Field(600, ge=1)
     stream_max_frames: int = Field(16_384, ge=16)
 
@@ -201,15 +186,9 @@ class Settings(BaseSettings):
     # Where files lie, for every API process the same: a folder ("" is ``files`` in home) or s3://bucket/prefix.
     files_url: str = ""
     max_file_bytes: int = Field(512 << 20, ge=1024)
-    # Of audio that comes with a request for its transcript; longer audio comes as a file. The longest duration, the
-    # most channels, and the sample rate are of any audio.
+    # Of audio that comes with a request for its transcript; longer audio comes as a file. The duration is of any.
     max_audio_bytes: int = Field(25 << 20, ge=1024)
     max_audio_s: float = Field(7200.0, gt=0)
-    max_audio_channels: int = Field(8, ge=1)
-    min_audio_hz: int = Field(8000, ge=1)
-    max_audio_hz: int = Field(192_000, ge=1)
-    # How long the audio that came with a request is kept at most; it goes with its job's input, if that is sooner.
-    audio_ttl_s: float = Field(86_400.0, gt=0)
     # What a tenant's files may have together; what batches put out counts, and is never refused.
     tenant_stored_bytes: int = Field(100 << 30, ge=1024)
     # The model that makes the vectors of a vector store whose creator names none; empty: the only model that embeds.
@@ -226,8 +205,6 @@ class Settings(BaseSettings):
 
     # Signs the heads of the audit log that are printed and logged; "" leaves them unsigned.
     audit_head_key: str = Field("", repr=False)
-    # How often a dispatcher logs the heads that have moved.
-    audit_head_s: float = Field(3600.0, gt=0)
 
     # "on" refuses to connect to Postgres or Redis on another host without a verified certificate; "off" warns.
     require_tls: Literal["on", "off"] = "off"

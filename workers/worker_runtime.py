@@ -46,6 +46,8 @@ from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContex
 
 log = structlog.get_logger(__name__)
 
+# How long a job that must run alone waits for a gap before its worker takes no other; then they take turns.
+_SUSPECT_PATIENCE_S = 5.0
 GIVE_UP_S = 0.75
 """Time for the engine's step and for handing its jobs back. It is shorter than the grace time of a drain."""
 
@@ -394,7 +396,7 @@ class WorkerRuntime:
             self.job_runner,
             hand_on=self.hand_on,
             after_s=settings.direct_after_s,
-            patience_s=settings.suspect_patience_s,
+            patience_s=_SUSPECT_PATIENCE_S,
         )
         fast_lane = FastLane(self._connections.fast_lane_hints, self.admission, self.job_runner)
         return _Sources(poller, fast_lane, CancelListener(settings.redis_url, self.leases.cancel))

@@ -4,12 +4,13 @@ from headrace.features.audit.audit_heads import AuditHeads
 from headrace.store.keeper import Duty
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
 
+_HEADS_S = 3600.0
+
 
 class _AuditWork(DispatcherWork):
     def __init__(self, context: DispatcherContext) -> None:
-        settings = context.settings
-        heads = AuditHeads(context.db, settings.audit_head_key)
-        self.duties = ((Duty("tell_audit_heads", settings.audit_head_s, heads.log_heads),),)
+        heads = AuditHeads(context.db, context.settings.audit_head_key)
+        self.duties = ((Duty("tell_audit_heads", _HEADS_S, heads.log_heads),),)
 
 
 PART = DispatcherPart(_AuditWork)

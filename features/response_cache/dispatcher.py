@@ -12,6 +12,8 @@ from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, Dispa
 from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS
 
 PURGE_S = 60.0
+MOST_ENTRIES = 100_000
+"""Of a tenant; the oldest go."""
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +43,7 @@ class _CacheWork(DispatcherWork):
     def _purge(self) -> bool:
         """Delete old entries, in batches; return whether there may be more."""
         settings = self._settings
-        most = settings.response_cache_entries
-        return entries.purge(self._context.db, settings.response_cache_ttl_s, most, SWEEP_ROWS) >= SWEEP_ROWS
+        return entries.purge(self._context.db, settings.response_cache_ttl_s, MOST_ENTRIES, SWEEP_ROWS) >= SWEEP_ROWS
 
 
 PART = DispatcherPart(_CacheWork, {"sharers": sharers.IS_DUE})

@@ -29,9 +29,7 @@ def with_audio(request: TranscribeRequest, tenant_id: str, settings: Settings, d
 
 def audio_of(file: File, blobs: Blobs, settings: Settings, param: str) -> AudioSource:
     """Return what a file holds. Blocks. Raises InvalidRequest with ``param`` if it is not accepted, Unavailable."""
-    bounds = AudioBounds(
-        settings.max_audio_s, settings.max_audio_channels, settings.min_audio_hz, settings.max_audio_hz
-    )
+    bounds = AudioBounds(settings.max_audio_s, most_channels=8, least_hz=8000, most_hz=192_000)
     with blobs.open(file.digest) as content:
         found = inspect(content, bounds, param)
     return AudioSource(

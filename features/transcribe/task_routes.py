@@ -37,6 +37,8 @@ from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1", tags=["audio"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
+# The audio goes with its job's input, if that is sooner.
+_AUDIO_TTL_S = 86_400
 _STREAM = StreamFormat(data_only, error_data, PING, b"")
 
 
@@ -170,7 +172,7 @@ def _kept(runtime: Runtime, principal: Principal, form: FileForm[BlobWriter], as
         filename=policed_filename(runtime, principal.tenant_id, form.filename),
         purpose=Purpose.USER_DATA,
         most_bytes=runtime.settings.tenant_stored_bytes,
-        ttl_s=runtime.settings.audio_ttl_s,
+        ttl_s=_AUDIO_TTL_S,
     )
 
 

@@ -138,13 +138,8 @@ WHERE tenant_id = :tenant_id AND api_key_id = :source AND set_by = ANY(CAST(:set
 def tenant_defaults(settings: Settings) -> Limits:
     """Return the limits of a tenant without limits set by the operator."""
     return Limits(
-        requests_per_minute=settings.tenant_requests_per_minute,
-        input_tokens_per_minute=settings.tenant_tokens_per_minute,
-        concurrent_jobs=settings.tenant_concurrent_jobs,
         queued_tokens=settings.max_queued_tokens_per_tenant,
-        monthly_cost=settings.tenant_monthly_cost,
         live_batches=settings.tenant_live_batches,
-        concurrent_streams=settings.tenant_concurrent_streams,
     )
 
 
@@ -153,10 +148,6 @@ def key_defaults(settings: Settings) -> Limits:
     return Limits(
         requests_per_minute=settings.requests_per_minute,
         input_tokens_per_minute=settings.tokens_per_minute,
-        concurrent_jobs=settings.key_concurrent_jobs,
-        queued_tokens=settings.key_queued_tokens,
-        monthly_cost=settings.key_monthly_cost,
-        live_batches=settings.key_live_batches,
         concurrent_streams=settings.key_concurrent_streams,
     )
 

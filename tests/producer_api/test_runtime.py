@@ -6,7 +6,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.runtime import API_THREADS, Runtime
 from headrace.store.settings import Settings
 
 
@@ -15,7 +15,7 @@ def runtime(tmp_path: Path) -> Runtime:
     """Parts that have opened nothing: there is neither a database nor a Redis."""
     return Runtime(
         Settings(database_url="postgresql://app@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1/0").model_copy(
-            update={"home": tmp_path, "api_threads": 23, "ready_window": 77, "stream_max_frames": 9, "stream_ttl_s": 5}
+            update={"home": tmp_path, "ready_window": 77, "stream_max_frames": 9, "stream_ttl_s": 5}
         )
     )
 
@@ -46,7 +46,7 @@ async def test_a_start_and_a_stop_reach_every_part(runtime: Runtime, monkeypatch
     monkeypatch.setattr(threads, "total_tokens", threads.total_tokens)
     await runtime.start()
     assert told == [f"{name}.start" for name in begun]
-    assert threads.total_tokens == 23
+    assert threads.total_tokens == API_THREADS
     told.clear()
     assert not runtime.draining.is_set()
     await runtime.stop()

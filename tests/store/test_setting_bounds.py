@@ -59,14 +59,6 @@ BOUNDS: list[tuple[float, bool, float | None, str]] = [
         """,
     ),
     (
-        4,
-        True,
-        None,
-        """
-        api_threads
-        """,
-    ),
-    (
         1024,
         True,
         None,
@@ -79,8 +71,8 @@ BOUNDS: list[tuple[float, bool, float | None, str]] = [
         True,
         None,
         """
-        max_wait_s key_concurrent_jobs key_queued_tokens key_monthly_cost key_live_batches
-        tenant_concurrent_jobs key_concurrent_streams tenant_concurrent_streams tenant_monthly_cost
+        max_wait_s
+        key_concurrent_streams
         tenant_live_batches result_ttl_s input_ttl_s delivery_ttl_s file_ttl_s ageing_s
         torch_threads fake_step_ms host_residence_s autoscale_cool_down_s autoscale_zero_after_s
         """,
@@ -92,8 +84,8 @@ BOUNDS: list[tuple[float, bool, float | None, str]] = [
         """
         sync_timeout_s stream_ping_s list_timeout_s default_deadline_s idempotency_ttl_s
         response_cache_ttl_s record_ttl_s lease_s sweep_s reannounce_s direct_after_s
-        suspect_patience_s drain_s max_step_s encode_pass_ms stream_deltas_per_s host_turn_s
-        autoscale_wait_s autoscale_drain_s max_audio_s audio_ttl_s audit_head_s webhook_timeout_s
+        drain_s max_step_s encode_pass_ms stream_deltas_per_s host_turn_s
+        autoscale_wait_s autoscale_drain_s max_audio_s webhook_timeout_s
         webhook_disable_after_s
         """,
     ),
@@ -102,10 +94,10 @@ BOUNDS: list[tuple[float, bool, float | None, str]] = [
         True,
         None,
         """
-        requests_per_minute tokens_per_minute tenant_requests_per_minute tenant_tokens_per_minute
+        requests_per_minute tokens_per_minute
         max_queued_jobs max_queued_jobs_per_tenant max_queued_tokens max_queued_tokens_per_tenant
-        response_cache_entries ready_window stream_ttl_s max_slots max_adapters step_tokens
-        encode_tokens transcribe_chunks kv_block_tokens max_audio_channels min_audio_hz max_audio_hz
+        ready_window stream_ttl_s max_slots max_adapters step_tokens
+        encode_tokens transcribe_chunks kv_block_tokens
         max_batch_lines batch_lines_under_way webhook_concurrency
         """,
     ),

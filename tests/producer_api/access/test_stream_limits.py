@@ -11,6 +11,8 @@ from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import list_jobs
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
+from headrace.store.tenants.api_keys import authenticate
+from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.cases import of
 from tests.processes import wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs, streaming, submit
@@ -30,12 +32,14 @@ ASKING: list[tuple[str, str, dict[str, Any] | None]] = [
 ]
 
 
-@pytest.mark.parametrize("whose", ["key_concurrent_streams", "tenant_concurrent_streams"])
+@pytest.mark.parametrize("is_of_key", [True, False], ids=["key", "tenant"])
 def test_streams_and_waits_are_bounded(
-    settings: Settings, model: ModelVersion, db: Database, tenant: str, key: str, other_key: str, whose: str
+    settings: Settings, model: ModelVersion, db: Database, tenant: str, key: str, other_key: str, is_of_key: bool
 ) -> None:
+    key_id = authenticate(db, key).key_id if is_of_key else None
+    set_limits(db, tenant, key_id, Limits(concurrent_streams=3), set_by=SetBy.OPERATOR, actor="tests", request_id=None)
     with ExitStack() as stack:
-        server = stack.enter_context(serving(settings.model_copy(update={whose: 3})))
+        server = stack.enter_context(serving(settings))
 
         def client(of: str) -> httpx2.Client:
             headers = {"Authorization": f"Bearer {of}"}

@@ -79,28 +79,19 @@ def test_a_limit_is_a_number_that_can_be_kept(given: dict[str, Any], said: Namin
 
 def test_defaults_are_those_of_the_settings() -> None:
     settings = Settings(
-        tenant_requests_per_minute=1,
-        tenant_tokens_per_minute=2,
-        tenant_concurrent_jobs=3,
         max_queued_tokens_per_tenant=4,
-        tenant_monthly_cost=Decimal(5),
         tenant_live_batches=6,
-        tenant_concurrent_streams=7,
         requests_per_minute=11,
         tokens_per_minute=12,
-        key_concurrent_jobs=13,
-        key_queued_tokens=14,
-        key_monthly_cost=Decimal(15),
-        key_live_batches=16,
         key_concurrent_streams=17,
     )
-    assert tenant_defaults(settings) == Limits(1, 2, 3, 4, Decimal(5), 6, 7)
-    assert key_defaults(settings) == Limits(11, 12, 13, 14, Decimal(15), 16, 17)
+    assert tenant_defaults(settings) == Limits(queued_tokens=4, live_batches=6)
+    assert key_defaults(settings) == Limits(11, 12, concurrent_streams=17)
 
 
 def test_limits_are_a_tenants_or_a_keys_own_and_on_record(db: Database, tenant: str, other_tenant: str) -> None:
     first, second = (authenticate(db, create_key(db, tenant, name, ["jobs:read"], actor="mia")).key_id for name in "ab")
-    settings = Settings(key_concurrent_jobs=50, tenant_concurrent_jobs=60)
+    settings = Settings(key_concurrent_streams=50, tenant_live_batches=60)
 
     def limits_of(owner: str, key: str | None) -> LayeredLimits:
         return read_limits(db, settings, [(owner, key)])[owner, key]
