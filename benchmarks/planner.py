@@ -20,15 +20,15 @@ from rich.console import Console
 
 from headrace.cli.local.home import Home
 from headrace.cli.local.stack import Stack, running_stack
+from headrace.features.planner.fitting import arrivals_of, fitted
+from headrace.features.planner.forecast import percentile
+from headrace.features.planner.rates import Rates
+from headrace.features.planner.simulation import Capacity, simulate
 from headrace.store.db.database import Database
 from headrace.store.scheduling.autoscale import ScaleLimits
 from headrace.store.scheduling.job_history import EndedJob, read_ended
 from headrace.store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
 from headrace.store.settings import load_settings
-from headrace.workers.planning.fitting import arrivals_of, fitted
-from headrace.workers.planning.forecast import percentile
-from headrace.workers.planning.rates import Rates
-from headrace.workers.planning.simulation import Capacity, simulate
 
 console = Console(stderr=True)
 

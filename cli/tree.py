@@ -82,9 +82,6 @@ TREE = {
     "pipelines": Node(
         "Pipelines: list, show, add, alias, remove.", "headrace.cli.client.pipelines:app", panel=_SERVING
     ),
-    "plan": Node(
-        "Forecast waits and cost of fixed and scaled workers.", "headrace.cli.operator.plan:plan", panel=_SERVING
-    ),
     "tenants": Node(
         "Tenants: list, create, rename, disable, enable.", "headrace.cli.operator.access:tenants_app", panel=_TENANTS
     ),
@@ -94,7 +91,6 @@ TREE = {
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
     "api": Node("Run only the API.", "headrace.cli.operator.processes:api", panel=_PROCESSES),
     "worker": Node("Run one worker.", "headrace.cli.operator.processes:worker", panel=_PROCESSES),
-    "host": Node("Run a model host.", "headrace.cli.operator.processes:host", panel=_PROCESSES),
     "dispatcher": Node("Run a dispatcher.", "headrace.cli.operator.processes:dispatcher", panel=_PROCESSES),
 }
 for _part in parts("verbs", VerbsPart):

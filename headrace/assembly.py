@@ -34,6 +34,8 @@ FEATURES: tuple[str, ...] = (
     "audit",
     "files",
     "rollouts",
+    "hosts",
+    "planner",
     "flows",
     "batches",
     "console",

@@ -24,7 +24,6 @@ from headrace.producer_api.http.openapi_text import describe
 from headrace.producer_api.http.paths import CanonicalPath
 from headrace.producer_api.jobs import (
     dead_letter_routes,
-    host_routes,
     job_routes,
     model_routes,
     quality_routes,
@@ -45,7 +44,6 @@ LAYERS = (CanonicalPath, RequestContext, Authenticate, MeterWrites, BufferBody)
 _ROUTES = (
     job_routes,
     stream_routes,
-    host_routes,
     queue_routes,
     dead_letter_routes,
     quality_routes,

@@ -25,6 +25,7 @@ HELD = {
     "encoders",
     "files",
     "flows",
+    "hosts",
     "images",
     "openai",
     "policy",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.workers.planning.__main__ import main
+from headrace.features.planner.__main__ import main
 
 PATH = Path(__file__).parents[1] / "docs" / "choosing.md"
 PAGE = PATH.read_text()

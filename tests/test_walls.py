@@ -18,7 +18,7 @@ LIGHT = [
     "headrace.migrations.__main__",
     "headrace.workers.dispatcher.dispatcher",
     "headrace.workers.flower",
-    "headrace.workers.host.__main__",
+    "headrace.features.hosts.__main__",
 ]
 OPERATORS = ["headrace.cli.operator.admin", "headrace.cli.demo.demo"]
 VERBS = [

@@ -110,7 +110,7 @@ class Run:
         """Kill a worker that has jobs, or the host; return False if there is none now."""
         processes = psutil.Process().children(recursive=True)
         commands = {one.pid: one.cmdline() for one in processes if one.is_running()}
-        wanted = "headrace.workers.host" if what == "host" else "workers"
+        wanted = "headrace.features.hosts" if what == "host" else "workers"
         found = [pid for pid, words in commands.items() if wanted in words]
         if what == "worker":
             states = self.places[-1][1] if self.places else {}

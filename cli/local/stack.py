@@ -293,7 +293,7 @@ def _host(settings: Settings, kind: Sequence[str], home: Home, envs: Mapping[str
             home,
             envs,
             "host",
-            ["headrace.workers.host", *kind],
+            ["headrace.features.hosts", *kind],
             answers(f"http://127.0.0.1:{port}/readyz"),
             # Its workers drain, and inference servers of their own have some seconds to end.
             stop_s=settings.drain_s + 30,

@@ -44,7 +44,7 @@ _ROLES = {
     "headrace.producer_api": API,
     "headrace.workers": WORKER,
     "headrace.workers.dispatcher": WORKER,
-    "headrace.workers.host": WORKER,
+    "headrace.features.hosts": WORKER,
     "headrace.migrations": None,
 }
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from headrace.producer_api.jobs.host_views import HostObject
+from headrace.features.hosts.host_views import HostObject
 from headrace.producer_api.jobs.queue_views import QueueObject
 from headrace.store.redis.live_workers import TICK_S
 

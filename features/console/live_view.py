@@ -16,8 +16,8 @@ from headrace.features.console.live_objects import (
     TenantLoad,
 )
 from headrace.features.console.live_problems import health, problems
+from headrace.features.hosts.host_views import host_object
 from headrace.producer_api.http.views import rounded
-from headrace.producer_api.jobs.host_views import host_object
 from headrace.producer_api.jobs.queue_views import queue_object
 from headrace.store.hosts.host_reports import HostReport
 from headrace.store.redis.live_workers import HISTORY_S, TICK_S, WorkerSnapshot, WorkerTick

@@ -1,3 +1,3 @@
 """Model hosts: what they know of versions and waiting work, and what they report of themselves.
 
-``workers.host`` decides and runs; ``host_reports`` is what the API, the console and other hosts read."""
+``features.hosts`` decides and runs; ``host_reports`` is what the API, the console and other hosts read."""

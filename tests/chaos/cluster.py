@@ -193,7 +193,7 @@ class Cluster:
         module = {
             "api": ["headrace.producer_api"],
             "dispatcher": ["headrace.workers.dispatcher"],
-            "host": ["headrace.workers.host", "--memory", HOST_MEMORY, "--models", model, "--name", name],
+            "host": ["headrace.features.hosts", "--memory", HOST_MEMORY, "--models", model, "--name", name],
         }.get(kind, ["headrace.workers", "--model", model, "--name", name])
         env = self._environment(kind, port, proxies)
         if is_old:

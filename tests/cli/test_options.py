@@ -246,7 +246,7 @@ def test_a_stack_on_a_given_database_or_an_inference_server_or_a_host(played_sta
             host = programs["host"]
         assert programs.keys() == {"flower", "dispatcher", "host", "api"}
         assert (host.argv, host.ready, host.stop_s) == (
-            ["headrace.workers.host", *words],
+            ["headrace.features.hosts", *words],
             "http://127.0.0.1:84/readyz",
             35.0,
         )

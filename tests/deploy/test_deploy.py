@@ -29,7 +29,7 @@ THEIRS = {"postgres", "valkey", "vllm"}
 OWN_PAGES = {
     "headrace.workers": "HEADRACE_WORKER_METRICS_PORT",
     "headrace.workers.dispatcher": "HEADRACE_DISPATCHER_PORT",
-    "headrace.workers.host": "HEADRACE_HOST_PORT",
+    "headrace.features.hosts": "HEADRACE_HOST_PORT",
 }
 LOCKS = {"Dockerfile.control": {"control"}, "Dockerfile.worker": {"worker", "torch"}}
 
@@ -161,7 +161,7 @@ def test_whoever_seals_or_opens_can_be_given_the_keys() -> None:
         "headrace.producer_api",
         "headrace.workers",
         "headrace.workers.dispatcher",
-        "headrace.workers.host",
+        "headrace.features.hosts",
         "headrace.cli.main",
     }
     sealing = [unit for unit in deployed if unit.command[2] in modules]

@@ -35,19 +35,19 @@ _ALL_OPTIONS = (
         ("worker --model a --engine vllm -- --x 1", "headrace.workers --model a --engine vllm -- --x 1"),
         (
             "host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
-            "headrace.workers.host --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
+            "headrace.features.hosts --memory 4GiB --sleep-memory 2GiB --models a,b --name h",
         ),
-        ("host --autoscale", "headrace.workers.host --autoscale"),
+        ("host --autoscale", "headrace.features.hosts --autoscale"),
         ("models measure folder", "headrace.models.catalog measure folder"),
         ("models measure folder --json", "headrace.models.catalog measure folder --json"),
         (
             "plan history:tiny --workers 0..3 --wait-s 5 --json",
-            "headrace.workers.planning history:tiny --workers 0..3 --wait-s 5.0 --json",
+            "headrace.features.planner history:tiny --workers 0..3 --wait-s 5.0 --json",
         ),
         (
             "plan bursty --rates r --against a --fixed 1,2 --worker-hour 3 --within 4 --jobs 5 --hours 6 "
             "--prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
-            "headrace.workers.planning bursty --rates r --against a --fixed 1,2 --worker-hour 3.0 --within 4.0 "
+            "headrace.features.planner bursty --rates r --against a --fixed 1,2 --worker-hour 3.0 --within 4.0 "
             "--jobs 5 --hours 6.0 --prompt-tokens 7 --output-tokens 8 --seed 9 --picture p",
         ),
         ("register tiny folder", "headrace.models.catalog register tiny folder --dtype auto"),
@@ -82,8 +82,8 @@ def test_a_verb_becomes_its_program(typed: str, became: str, monkeypatch: pytest
         ("headrace.producer_api", API),
         ("headrace.workers", WORKER),
         ("headrace.workers.dispatcher", WORKER),
-        ("headrace.workers.host", WORKER),
-        ("headrace.workers.planning", OPERATOR),
+        ("headrace.features.hosts", WORKER),
+        ("headrace.features.planner", OPERATOR),
         ("headrace.models.catalog", OPERATOR),
         ("headrace.migrations", "app"),
     ],

@@ -25,12 +25,12 @@ from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.tenants.api_keys import create_key
 from headrace.store.tenants.usage import Price, set_price
 from tests.features.console.console_tab import check_access, fill, open_page, press
+from tests.features.hosts.test_host_routes import GIB, host, tell
 from tests.features.rollouts.test_rollout_routes import BODY as ROLLOUT
 from tests.processes import wait_for
 from tests.producer_api.calling import bury, submit
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_flow_routes import flow
-from tests.producer_api.jobs.test_host_routes import GIB, host, tell
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.turn_worker import TurnWorker, add_weather
 

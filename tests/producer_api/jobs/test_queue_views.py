@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from headrace.producer_api.jobs.host_views import host_object
+from headrace.features.hosts.host_views import host_object
 from headrace.producer_api.jobs.queue_views import queue_object
 from headrace.store.hosts.host_reports import HostReport
 from headrace.store.payloads.job_payload import ServiceClass
