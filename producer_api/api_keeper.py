@@ -10,8 +10,8 @@ import structlog
 
 from headrace.producer_api.runtime import Runtime
 from headrace.store.db.leader_election import lead
-from headrace.store.errors import HeadraceError
 from headrace.store.keeper import Duty, Keeper
+from headrace.store.periodic import Periodic
 
 _log = structlog.get_logger("headrace.producer_api")
 
@@ -31,7 +31,7 @@ class ApiKeeper:
         self._keeper = Keeper(groups, runtime.metrics.duties.note)
         runtime.metrics.duties.begin(duty.name for duty in self._keeper.duties)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="api-keeper", daemon=True)
+        self._thread = Periodic("api-keeper", self._lead_or_stand_by, LOOK_S)
 
     def start(self) -> None:
         """Start if ``keep_batches`` is ``on``."""
@@ -43,18 +43,10 @@ class ApiKeeper:
         """Begin no more duties; another process takes over. Waits some seconds for those that run."""
         self._stopping.set()
         self._keeper.stop()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
+        self._thread.stop(5)
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with lead(self._db, LEADER_LOCK, silence_s=SILENCE_S) as held:
-                    if held:
-                        _log.info("api.leading")
-                        self._keeper.keep(held, self._stopping, LOOK_S, stop_s=_STOP_S)
-            except HeadraceError as error:
-                _log.warning("api.not_leading", reason=error.message)
-            except Exception:  # noqa: BLE001 - the thread must survive, all batches depend on it
-                _log.exception("api.not_leading")
-            self._stopping.wait(LOOK_S)
+    def _lead_or_stand_by(self) -> None:
+        with lead(self._db, LEADER_LOCK, silence_s=SILENCE_S) as held:
+            if held:
+                _log.info("api.leading")
+                self._keeper.keep(held, self._stopping, LOOK_S, stop_s=_STOP_S)

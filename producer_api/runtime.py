@@ -14,7 +14,7 @@ from headrace.producer_api.access.auth import Authenticator, RefusalLog
 from headrace.producer_api.access.rate_limits import LimitCache, RateLimits, StreamLimits
 from headrace.producer_api.caches.live_processes import LiveProcesses
 from headrace.producer_api.caches.model_catalog import ModelCatalog
-from headrace.producer_api.caches.ttl_cache import CacheRefresher
+from headrace.producer_api.caches.ttl_cache import REFRESH_EVERY_S
 from headrace.producer_api.reads.job_loader import JobLoader
 from headrace.producer_api.reads.list_queries import ListQueries
 from headrace.producer_api.server.health import Health
@@ -32,7 +32,9 @@ from headrace.prompts.sandbox.turns import Turns
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.digests import open_digests
+from headrace.store.keeper import run_parts
 from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.periodic import Periodic
 from headrace.store.redis import connection as redis_store
 from headrace.store.redis.celery_queue import HintPublisher, celery_app
 from headrace.store.redis.rate_limiter import Limiter
@@ -132,7 +134,7 @@ class Runtime:
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.guards = open_guards(parts)
-        self.refresher = CacheRefresher(self.catalog.refresh, self.limits.refresh, self.guards.refresh)
+        self.refresher = Periodic("cache-refresh", self._refresh, REFRESH_EVERY_S)
         self.submissions = Submissions(replace(parts, guards=self.guards), tracing=self.tracing)
 
     async def start(self) -> None:
@@ -152,10 +154,14 @@ class Runtime:
         await self.hub.stop()
         await anyio.to_thread.run_sync(self._close)
 
+    def _refresh(self) -> None:
+        refreshes = self.catalog.refresh, self.limits.refresh, self.guards.refresh
+        run_parts(zip(("models", "limits", "guards"), refreshes, strict=True))
+
     def _close(self) -> None:
         self.refresher.stop()
         self.enqueuer.stop()
-        self.live_processes.stop()
+        self.live_processes.stop(5)
         self.redis_breaker.stop()
         self.health.close()
         self.redis.close()

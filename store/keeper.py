@@ -19,6 +19,7 @@ import structlog
 from headrace.store.db.database import time_limits
 from headrace.store.db.leader_election import Leadership
 from headrace.store.errors import Unavailable
+from headrace.store.periodic import UNTIL_WOKEN, Periodic
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +52,7 @@ def run_parts(parts: Iterable[tuple[str, Callable[[], bool | None]]]) -> bool:
         except Exception as error:  # noqa: BLE001 - it is logged and counted by the keeper
             errors[name] = error
     if errors:
-        raise PartsFailed(errors, has_more=has_more)
+        raise PartsFailed(errors, has_more=has_more) from next(iter(errors.values()))
     return has_more
 
 
@@ -161,13 +162,13 @@ class Keeper:
     def __init__(self, groups: Iterable[Sequence[Duty]], on_turn: OnTurn) -> None:
         self._groups = [DutyGroup(duties, on_turn) for duties in groups]
         self._changed = threading.Condition()
-        self._is_on = self._is_stopping = False
+        self._is_on = False
         self._threads = [
-            threading.Thread(target=self._run, args=(group,), name=group.duties[0].name, daemon=True)
-            for group in self._groups
+            Periodic(group.duties[0].name, partial(self._turn, group), UNTIL_WOKEN) for group in self._groups
         ]
-        for duty in self.duties:
-            duty.wake = partial(self._wake, duty)
+        for group, thread in zip(self._groups, self._threads, strict=True):
+            for duty in group.duties:
+                duty.wake = partial(_wake, duty, thread)
 
     @property
     def duties(self) -> list[Duty]:
@@ -200,15 +201,15 @@ class Keeper:
                 on_look()
                 lead.check()
         finally:
+            self._switch(is_on=False)
             with self._changed:
-                self._switch(is_on=False)
                 self._changed.wait_for(lambda: all(group.running is None for group in self._groups), stop_s)
 
     def stop(self) -> None:
         """End the threads that wait. The others end after their duty."""
-        with self._changed:
-            self._is_stopping = True
-            self._switch(is_on=False)
+        self._is_on = False
+        for thread in self._threads:
+            thread.stop(0)
 
     @property
     def longest_s(self) -> float:
@@ -228,27 +229,23 @@ class Keeper:
         return "ok"
 
     def _switch(self, *, is_on: bool) -> None:
-        with self._changed:
-            self._is_on = is_on
-            self._changed.notify_all()
+        self._is_on = is_on
+        for thread in self._threads:
+            thread.wake()
 
-    def _wake(self, duty: Duty) -> None:
-        with self._changed:
-            duty.is_woken = True
-            self._changed.notify_all()
-
-    def _run(self, group: DutyGroup) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._is_on or self._is_stopping)
-                if self._is_stopping:
-                    return
+    def _turn(self, group: DutyGroup) -> float:
+        if self._is_on:
             next_at = group.run_due(lambda: self._is_on)
-            with self._changed:
-                if not self._is_on:
-                    self._changed.notify_all()  # ``keep`` waits
-                pause_s = max(0.0, next_at - time.monotonic())
-                self._changed.wait_for(lambda: not self._is_on or any(duty.is_woken for duty in group.duties), pause_s)
+            if self._is_on:
+                return max(0.0, next_at - time.monotonic())
+        with self._changed:
+            self._changed.notify_all()  # ``keep`` waits
+        return UNTIL_WOKEN
+
+
+def _wake(duty: Duty, thread: Periodic) -> None:
+    duty.is_woken = True
+    thread.wake()
 
 
 def _ran_s(group: DutyGroup) -> float:

@@ -4,13 +4,12 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
-
-import structlog
 
 from headrace.models.engine.protocol import AnyEngine
 from headrace.models.engine.requests import Delta
-from headrace.store.redis.connection import AWAY
+from headrace.store.periodic import Periodic
 from headrace.store.redis.live_workers import (
     KEEP_S,
     PERIOD_S,
@@ -21,8 +20,6 @@ from headrace.store.redis.live_workers import (
     WorkerTick,
 )
 from headrace.workers.runs.in_flight import Attempt, AttemptId, ChoiceId, InFlightAttempts
-
-log = structlog.get_logger(__name__)
 
 _MOST_FIRST_TOKENS = 200
 """First tokens of one tenant that a tick has; more are left out."""
@@ -90,7 +87,7 @@ class TokenCounts:
         return attempt.claim.tenant_id, 0
 
 
-class LiveReporter:
+class LiveReporter(Periodic):
     """Publishes the snapshots and ticks of one worker from its own thread. Without Redis it tries again."""
 
     def __init__(
@@ -122,23 +119,7 @@ class LiveReporter:
         self._running: list[int] = []
         self._idle_at = clock()
         self._ticked_at = clock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="live", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and remove the snapshot."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=1.0)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(PERIOD_S):
-            self._try(self.report)
-        self._try(lambda: self._publisher.withdraw(self._owner))
+        super().__init__("live", self.report, PERIOD_S, at_end=partial(publisher.withdraw, owner))
 
     def report(self) -> None:
         attempts = self._in_flight.all()
@@ -201,11 +182,3 @@ class LiveReporter:
             output_tokens=self._counts.tokens_of(attempt.id),
             max_tokens=claim.payload.get("sampling", {}).get("max_tokens") or 0,
         )
-
-    def _try(self, report: Callable[[], None]) -> None:
-        try:
-            report()
-        except AWAY as error:
-            log.debug("live_not_told", reason=str(error))
-        except Exception:  # the thread must go on: without it the worker would look dead to people
-            log.exception("live_not_told")

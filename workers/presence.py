@@ -1,21 +1,15 @@
 """Reports from its own thread that this worker is alive, its queue, and the longest request that it can run."""
 
-import threading
 from collections.abc import Callable, Sequence
-from functools import partial
-
-import structlog
 
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.db.presence import BEAT_S
-from headrace.store.errors import HeadraceError
 from headrace.store.ids import new_id
+from headrace.store.periodic import Periodic
 
-log = structlog.get_logger(__name__)
 
-
-class PresenceReporter:
+class PresenceReporter(Periodic):
     """Keeps one worker's row up to date.
 
     ``is_taking`` returns False once the worker is stopping: then the row goes. It goes for a while, too, while
@@ -43,43 +37,23 @@ class PresenceReporter:
         self._capacity = capacity
         self._is_taking = is_taking
         self._is_able = is_able
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        super().__init__("presence", self._beat, BEAT_S, at_end=self._leave_all)
 
     def start(self) -> None:
         """Report once, then periodically. When this returns, the worker is known if it is able to take jobs."""
-        self._beat()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Remove the row, and end the thread."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=1.0)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(BEAT_S) and self._is_taking():
-            self._beat()
-        self._leave(list(self._ids))
+        self.run_once()
+        super().start()
 
     def _beat(self) -> None:
-        served = (self._queue, *self._adapters()) if self._is_able() else ()
+        served = (self._queue, *self._adapters()) if self._is_taking() and self._is_able() else ()
         self._leave([queue for queue in self._ids if queue not in served])
         for queue in served:
             row = self._ids.setdefault(queue, new_id("worker"))
-            self._try(partial(self._report, row, queue))
+            presence.beat_worker(self._db, row, queue, self._capacity(), slots=self._slots)
 
-    def _report(self, row: str, queue: str) -> None:
-        presence.beat_worker(self._db, row, queue, self._capacity(), slots=self._slots)
+    def _leave_all(self) -> None:
+        self._leave(list(self._ids))
 
     def _leave(self, queues: Sequence[str]) -> None:
         for queue in queues:
-            self._try(partial(presence.leave_worker, self._db, self._ids[queue]))
-
-    def _try(self, report: Callable[[], None]) -> None:
-        try:
-            report()
-        except HeadraceError as error:
-            log.debug("presence_not_told", reason=error.message)
-        except Exception:  # the thread must go on: without it the worker would count as gone
-            log.exception("presence_not_told")
+            presence.leave_worker(self._db, self._ids[queue])

@@ -16,6 +16,7 @@ import structlog
 
 from headrace.store.child_process import Child, Command, still_alive
 from headrace.store.errors import Unavailable
+from headrace.store.periodic import Periodic
 from headrace.store.process_guard import ON_PARENT_DEATH, guarded, kill_session
 from headrace.store.supervisor import Program, Supervisor
 
@@ -38,7 +39,9 @@ class ServerProcess:
         self._program = _GuardedProgram(command, self._answers, stop_s=_STOP_S)
         self._stopping = threading.Event()
         self._is_resting = threading.Event()
-        self._thread = threading.Thread(target=self._supervise, name="server-supervisor", daemon=True)
+        self._supervisor = Supervisor([self._program], lambda said: log.warning("server_supervised", said=said))
+        # It ends the program itself, because the kernel kills what a thread has started when the thread ends.
+        self._thread = Periodic("server-supervisor", self._tend, _LOOK_S, at_end=self._program.stop)
 
     def start(self) -> None:
         """Start the server, and return when it is ready. Raises Unavailable, with its reason, if it ends before.
@@ -78,21 +81,17 @@ class ServerProcess:
     def ask_to_stop(self) -> None:
         """Begin to end the server, without waiting for it; ``start`` raises Unavailable if it has not returned."""
         self._stopping.set()
+        self._thread.stop(0)
 
     def stop(self) -> None:
         """End the server and all its processes."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=2 * _STOP_S)
+        self._thread.stop(2 * _STOP_S)
         self._program.stop()
 
-    def _supervise(self) -> None:
-        supervisor = Supervisor([self._program], lambda said: log.warning("server_supervised", said=said))
-        while not self._stopping.wait(_LOOK_S):
-            if not self._is_resting.is_set():
-                supervisor.tend()
-        # Here, because the kernel would kill what this thread has started when it ends.
-        self._program.stop()
+    def _tend(self) -> None:
+        if not self._is_resting.is_set():
+            self._supervisor.tend()
 
     def _answers(self, _child: Child) -> bool:
         connection = HTTPConnection(*self._address, timeout=_ASK_S)

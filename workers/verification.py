@@ -20,8 +20,9 @@ import structlog
 
 from headrace.models.engine.requests import EngineError, NumericalError
 from headrace.store.db.database import Database
-from headrace.store.errors import CannotLoadHere, HeadraceError, ModelLoadError, Unavailable, VersionRejected
+from headrace.store.errors import CannotLoadHere, HeadraceError, ModelLoadError, VersionRejected
 from headrace.store.failpoints import failpoint
+from headrace.store.periodic import UNTIL_WOKEN, Periodic
 from headrace.store.registry.verification import Verification, VersionStanding
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.schema.version_states import VersionState
@@ -107,7 +108,7 @@ def _verify(verification: Verification, load: Callable[[], TaskModel], test: Tes
     log.info("verification_began", version=verification.name)
     report = VerificationReport(worker=verification.worker)
     model: TaskModel | None = None
-    with _Renewal(verification):
+    with _renewing(verification):
         try:
             model, report, fault = test(load, report)
         except (CannotLoadHere, EngineError) as error:
@@ -175,25 +176,10 @@ def _rejected(name: str, reason: str | None) -> VersionRejected:
     return VersionRejected(f"{name} was rejected: {reason}")
 
 
-class _Renewal:
-    """Extends the lease of the verification, on a thread, for the block."""
+def _renewing(verification: Verification) -> Periodic:
+    """Return a thread that extends the lease of the verification. If it is lost, the verdict will be refused."""
 
-    def __init__(self, verification: Verification) -> None:
-        self._verification = verification
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="verification-lease", daemon=True)
+    def renew() -> float | None:
+        return None if verification.renew() else UNTIL_WOKEN
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._verification.lease_s / 3):
-            try:
-                if not self._verification.renew():
-                    return  # the verdict will be refused
-            except Unavailable as error:
-                log.warning("verification_not_renewed", reason=error.message)
+    return Periodic("verification-lease", renew, verification.lease_s / 3)

@@ -20,6 +20,7 @@ from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
+from headrace.store.periodic import Periodic
 from headrace.store.registry.models import ModelVersion, list_adapters
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import CancelListener
@@ -28,7 +29,7 @@ from headrace.workers.celery.adapter_queues import AdapterQueues
 from headrace.workers.celery.fast_lane import FastLane, num_spare
 from headrace.workers.celery.postgres_poller import PostgresPoller
 from headrace.workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
-from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper, EngineWatchdog
+from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD, DrainKeeper
 from headrace.workers.connections import Connections
 from headrace.workers.health import OK, HealthServer, postgres_check
 from headrace.workers.live_reporter import LiveReporter, TokenCounts
@@ -78,6 +79,7 @@ class WorkerRuntime:
         self._owner = owner
         self._max_slots = settings.max_slots
         self._lease_s = settings.lease_s
+        self._max_step_s = settings.max_step_s
         self._exit_now = exit_now
         self._handing_back = threading.Lock()
         self._stopping = threading.Event()
@@ -90,9 +92,9 @@ class WorkerRuntime:
         self.adapters = self._new_adapter_queues()
         self.frames = FrameQueue(self._connections.publisher, on_gap=self._note_gap)
         self._waker = LoopWaker()
-        self._check_engine = threading.Event()
         self.in_flight = InFlightAttempts()
         self._token_counts = TokenCounts(self.in_flight)
+        self._watchdog = Periodic("engine-watchdog", self._check_engine, min(1.0, settings.max_step_s / 4))
         self.engine = self._new_engine(settings)
         self.metrics.add_engine(self.engine.stats, self.frames, lambda: self.leases.num_lost)
         self.admission = self._new_admission(max_jobs)
@@ -101,7 +103,6 @@ class WorkerRuntime:
         self.job_runner = self._new_job_runner(settings)
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
-        self._watchdog = self._new_watchdog(settings.max_step_s)
         self._drain_keeper = self._new_drain_keeper()
         self._presence = self._new_presence()
         self._live = self._new_live_reporter()
@@ -129,7 +130,7 @@ class WorkerRuntime:
 
     def stop(self) -> None:
         """Stop every thread, after Celery has stopped. Jobs that still run at the end of the drain are handed back."""
-        self._sources.poller.stop()
+        self._sources.poller.stop(0)
         self._sources.fast_lane.stop()
         self.admission.close()
         while not self.in_flight.wait_empty(PUMP_S) and self.drain.remaining_s > 0:
@@ -247,6 +248,11 @@ class WorkerRuntime:
             "leases lost": self.leases.num_lost,
         }
 
+    def _check_engine(self) -> None:
+        if not self.engine.is_healthy(self._max_step_s):
+            log.critical("engine_dead", max_step_s=self._max_step_s)
+            self._fail()
+
     def _fail(self) -> None:
         """End the process because its engine is dead. A job that was in it may run in isolation next time."""
         self._watchdog.stop()
@@ -276,7 +282,7 @@ class WorkerRuntime:
                 settings.max_slots + num_spare(settings.max_slots),
                 on_deltas=self._put_deltas,
                 on_room=self._waker.room_made,
-                on_failed=lambda _error: self._check_engine.set(),
+                on_failed=lambda _error: self._watchdog.wake(),
             )
         )
 
@@ -292,9 +298,6 @@ class WorkerRuntime:
             num_spare=num_spare(self._max_slots),
             waker=self._waker,
         )
-
-    def _new_watchdog(self, max_step_s: float) -> EngineWatchdog:
-        return EngineWatchdog(self.engine, max_step_s=max_step_s, on_dead=self._fail, check_now=self._check_engine)
 
     def _new_presence(self) -> PresenceReporter:
         return PresenceReporter(

@@ -1,11 +1,13 @@
 """Samples the size of a worker's batch from its metrics, a few times a second."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx2
+
+from headrace.store.periodic import Periodic
 
 _EVERY_S = 0.15
 _PREFIX = "headrace_engine_"
@@ -29,24 +31,17 @@ class Occupancy:
 @contextmanager
 def sampled(url: str, occupancy: Occupancy) -> Iterator[None]:
     """Fill ``occupancy`` from the worker's metrics page for as long as the block runs."""
-    done = threading.Event()
-    with httpx2.Client(timeout=2, trust_env=False) as http:
-        thread = threading.Thread(target=_sample, args=(http, url, occupancy, done), name="sampler")
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+    with (
+        httpx2.Client(timeout=2, trust_env=False) as http,
+        Periodic("sampler", partial(_sample, http, url, occupancy), _EVERY_S),
+    ):
+        yield
 
 
-def _sample(http: httpx2.Client, url: str, occupancy: Occupancy, done: threading.Event) -> None:
-    while not done.wait(_EVERY_S):
-        try:
-            page = http.get(url).text
-        except httpx2.TransportError:
-            continue  # the chart lacks a column; failures of the worker show in the jobs
-        occupancy.add(read_gauges(page))
+def _sample(http: httpx2.Client, url: str, occupancy: Occupancy) -> None:
+    # Without a page the chart lacks a column; failures of the worker show in the jobs.
+    with suppress(httpx2.TransportError):
+        occupancy.add(read_gauges(http.get(url).text))
 
 
 def read_gauges(page: str) -> dict[str, float]:

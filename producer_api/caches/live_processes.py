@@ -8,16 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
-
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.db.presence import BEAT_S, GONE_AFTER_S, Serving
 from headrace.store.errors import HeadraceError
 from headrace.store.hosts.host_reports import HostOutlook, HostReport, outlook_of, read_hosts
 from headrace.store.ids import new_id
-
-_log = structlog.get_logger("headrace.producer_api")
+from headrace.store.periodic import Periodic
 
 _UNKNOWN = 8
 """The number of API processes until it was read; high, so that their shares of a limit are not too large."""
@@ -26,7 +23,7 @@ CONFIRM_S = 0.25
 """The absence of a worker is read again after this time."""
 
 
-class LiveProcesses:
+class LiveProcesses(Periodic):
     """The heartbeat of this process and the last reading of the others. ``at_each_beat`` runs after each heartbeat."""
 
     def __init__(
@@ -45,8 +42,7 @@ class LiveProcesses:
         self._hosts: Sequence[HostReport] = ()
         self._read_at = float("-inf")
         self._reading = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        super().__init__("presence", self._beat, BEAT_S, at_end=self._leave)
 
     def num_alive(self) -> int:
         """Return the number of API processes, with this one. Without Postgres it is the last known number."""
@@ -74,20 +70,6 @@ class LiveProcesses:
         """Return what model hosts do about a queue without a worker, as last read; None if no host knows it."""
         return outlook_of(self._hosts, queue)
 
-    def start(self) -> None:
-        """Start the heartbeat."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the heartbeat and remove this process from the list."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        try:
-            presence.leave(self._db, self._id)
-        except HeadraceError:
-            return  # the others notice that the heartbeat has ended
-
     def _age_s(self) -> float:
         return self._clock() - self._read_at
 
@@ -100,15 +82,10 @@ class LiveProcesses:
             return  # the last reading is used until it is too old
         self._read_at = read_at
 
-    def _run(self) -> None:
-        while True:
-            try:
-                self._num_alive = presence.beat(self._db, self._id)
-                self._read()
-                self._at_each_beat()
-            except HeadraceError:
-                _log.debug("presence_not_told")
-            except Exception:  # noqa: BLE001 - a defect must not end the heartbeat
-                _log.exception("presence_not_told")
-            if self._stopping.wait(BEAT_S):
-                return
+    def _beat(self) -> None:
+        self._num_alive = presence.beat(self._db, self._id)
+        self._read()
+        self._at_each_beat()
+
+    def _leave(self) -> None:
+        presence.leave(self._db, self._id)

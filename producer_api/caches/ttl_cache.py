@@ -8,8 +8,7 @@ time to live.
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Lock
 from typing import Generic, TypeVar
 
 import structlog
@@ -27,8 +26,6 @@ RECENT_S = 10.0
 
 MAX_RECENT = 16
 """Only so many of the last used entries of a cache are refreshed."""
-
-_STOP_S = 2.0
 
 
 class TtlCache(Generic[K, V]):
@@ -129,30 +126,3 @@ class LoadingCache(TtlCache[K, V]):
                 self._used_at.move_to_end(key)
             while len(self._used_at) > MAX_RECENT:
                 self._used_at.popitem(last=False)
-
-
-class CacheRefresher:
-    """A thread that refreshes caches."""
-
-    def __init__(self, *refreshes: Callable[[], None]) -> None:
-        self._refreshes = refreshes
-        self._stopping = Event()
-        self._thread = Thread(target=self._run, name="cache-refresh", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread. Waits for a read of Postgres, but not for long."""
-        self._stopping.set()
-        with suppress(RuntimeError):  # it was never started
-            self._thread.join(_STOP_S)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(REFRESH_EVERY_S):
-            for refresh in self._refreshes:
-                try:
-                    refresh()
-                except Exception:  # noqa: BLE001 - a defect must not end the thread for all caches
-                    _log.exception("not_renewed")

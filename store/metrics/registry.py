@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from headrace.store.periodic import failures
 from headrace.store.tracing.tracing import Tracing
 
 # A series with the time of creation beside each counter would double the page; Prometheus does not read them.
@@ -49,6 +50,7 @@ def new_registry(tracing: Tracing) -> CollectorRegistry:
     ProcessCollector(registry=registry)
     info = Gauge("headrace_build_info", "1; the labels are the versions", ["version", "python"], registry=registry)
     registry.register(TracingCollector(tracing))
+    registry.register(PeriodicCollector())
     info.labels(_VERSION, platform.python_version()).set(1)
     return registry
 
@@ -82,6 +84,17 @@ class TracingCollector(Collector):
         dropped.add_metric(["queue_full"], counts.queue_full)
         dropped.add_metric(["not_exported"], counts.not_exported)
         yield dropped
+
+
+class PeriodicCollector(Collector):
+    """The failed turns of the periodic threads of this process, read at each scrape."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counter."""
+        failed = CounterMetricFamily("headrace_periodic_failures", "Turns that failed, by thread", labels=["thread"])
+        for thread, number in failures.copy().items():
+            failed.add_metric([thread], number)
+        yield failed
 
 
 class DutyMetrics:

@@ -4,7 +4,6 @@ With an address of Sentinel each new connection goes to the primary that Sentine
 data in Redis is described in ``store.redis.celery_queue``, ``store.redis.rate_limiter`` and ``store.streams``.
 """
 
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
 from headrace.store.errors import Unavailable
+from headrace.store.periodic import UNTIL_WOKEN, Periodic
 from headrace.store.redis.sentinel import (
     connect_async_through_sentinel,
     connect_through_sentinel,
@@ -125,7 +125,7 @@ def ping(client: redis.Redis) -> None:
         client.ping()
 
 
-class CircuitBreaker:
+class CircuitBreaker(Periodic):
     """A circuit breaker for callers that can do without Redis.
 
     After ``failed`` callers stay away from Redis until it answers a ping, which a thread sends. So an outage, or a
@@ -134,43 +134,21 @@ class CircuitBreaker:
 
     def __init__(self, url: str) -> None:
         self._client = connect(url, timeout_s=_PING_TIMEOUT_S, retries=0)
-        self._failed = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="redis-watch", daemon=True)
-
-    @property
-    def is_away(self) -> bool:
-        """True from a failure until Redis answers a ping."""
-        return self._failed.is_set()
+        self.is_away = False
+        super().__init__("redis-watch", self._look, _PING_AGAIN_S, at_end=self._client.close)
 
     def failed(self) -> None:
         """Record that a call got no answer."""
-        self._failed.set()
+        self.is_away = True
+        self.wake()
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and drop its connection."""
-        self._stopping.set()
-        self._failed.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=5)
-        self._client.close()
-
-    def _run(self) -> None:
-        while self._failed.wait() and not self._stopping.is_set():
-            if self._answers():
-                self._failed.clear()
-            else:
-                self._stopping.wait(_PING_AGAIN_S)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self._client.ping())
-        except AWAY:
-            return False
+    def _look(self) -> float | None:
+        if self.is_away:
+            try:
+                self.is_away = not self._client.ping()
+            except AWAY:
+                return None
+        return UNTIL_WOKEN
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import redis
 from pydantic import BaseModel
 
+from headrace.store.redis.connection import translated_errors
+
 PERIOD_S = 1.0
 """The time between two snapshots of a worker."""
 
@@ -78,14 +80,14 @@ class WorkerTick(BaseModel):
 
 
 class SnapshotPublisher:
-    """The side of a worker. Its methods raise what redis-py raises."""
+    """The side of a worker. Its methods raise Unavailable."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
 
     def publish(self, snapshot: WorkerSnapshot, tick: WorkerTick | None) -> None:
         """Replace the worker's snapshot, and add a tick to the history."""
-        with self._client.pipeline(transaction=False) as pipe:
+        with translated_errors(self._client), self._client.pipeline(transaction=False) as pipe:
             pipe.set(_SNAPSHOT + snapshot.id, snapshot.model_dump_json(), ex=snapshot.kept_s)
             pipe.sadd(_WORKERS, snapshot.id)
             if tick is not None:
@@ -97,8 +99,9 @@ class SnapshotPublisher:
 
     def withdraw(self, worker_id: str) -> None:
         """Remove the snapshot of a worker that stops."""
-        self._client.delete(_SNAPSHOT + worker_id)
-        self._client.srem(_WORKERS, worker_id)
+        with translated_errors(self._client):
+            self._client.delete(_SNAPSHOT + worker_id)
+            self._client.srem(_WORKERS, worker_id)
 
     def close(self) -> None:
         """Close the connection."""

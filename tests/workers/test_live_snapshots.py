@@ -117,7 +117,7 @@ def test_a_worker_is_quiet_since_its_last_token_or_since_it_was_idle_and_a_tick_
     counts = TokenCounts(in_flight, clock=lambda: now[0])
     two_attempts(counts, in_flight)
     told: list[tuple[WorkerSnapshot, WorkerTick | None]] = []
-    publisher: Any = SimpleNamespace(publish=lambda *given: told.append(given))
+    publisher: Any = SimpleNamespace(publish=lambda *given: told.append(given), withdraw=lambda _owner: None)
     engine: Any = SimpleNamespace(stats=lambda: replace(IDLE, running=running[0]))
     options: dict[str, Any] = {"owner": "w1", "queue": "fake@1", "slots": 4, "lease_s": 10.0}
     reporter = LiveReporter(

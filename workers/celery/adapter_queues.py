@@ -4,13 +4,13 @@ A thread reads the registry every ``POLL_S``. An adapter is served while its fil
 that were registered; others are looked at again every ``AGAIN_S``.
 """
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 import structlog
 
-from headrace.store.errors import HeadraceError, ModelLoadError
+from headrace.store.errors import ModelLoadError
+from headrace.store.periodic import Periodic
 from headrace.store.registry.models import ModelVersion, queue_name
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,7 @@ POLL_S = 2.0
 AGAIN_S = 30.0
 
 
-class AdapterQueues:
+class AdapterQueues(Periodic):
     """The queues of the adapters that this worker serves now. ``on_change`` is called on the thread of this object.
 
     ``find`` returns all adapters of the version. ``check`` raises ModelLoadError for one that cannot be used here.
@@ -38,8 +38,7 @@ class AdapterQueues:
         self._names: tuple[str, ...] = ()
         self._refused_until: dict[str, float] = {}
         self._on_change: Callable[[], None] = _nothing
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="adapters", daemon=True)
+        super().__init__("adapters", self._look, POLL_S)
 
     def names(self) -> tuple[str, ...]:
         """Return the queues."""
@@ -51,29 +50,11 @@ class AdapterQueues:
 
     def start(self) -> None:
         """Look once, and go on in the thread."""
-        self._look()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=1.0)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(POLL_S):
-            self._look()
+        self.run_once()
+        super().start()
 
     def _look(self) -> None:
-        try:
-            found = self._find()
-        except HeadraceError as error:
-            log.debug("adapters_not_read", reason=error.message)
-            return
-        except Exception as error:  # noqa: BLE001 - without this thread no new adapter would be served
-            log.error("adapters_not_read", reason=type(error).__name__)
-            return
-        names = tuple(queue_name(one.model, one.version) for one in found if self._is_usable(one))
+        names = tuple(queue_name(one.model, one.version) for one in self._find() if self._is_usable(one))
         if names != self._names:
             self._names = names
             log.info("adapters_served", queues=names)

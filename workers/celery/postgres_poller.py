@@ -20,7 +20,7 @@ from typing import Protocol
 
 import structlog
 
-from headrace.store.errors import Unavailable
+from headrace.store.periodic import Periodic
 from headrace.store.scheduling.dispatch_queries import Closer
 from headrace.workers.runs.claim_client import ClaimClient
 from headrace.workers.runs.engine_admission import EngineAdmission, Ticket
@@ -84,7 +84,7 @@ class SilenceDetector:
         return self.is_long
 
 
-class PostgresPoller:
+class PostgresPoller(Periodic):
     """A thread that claims from Postgres; the settings ``suspect_patience_s`` and ``direct_after_s`` are its times.
 
     ``hand_on`` gives the jobs in the engine back to the queue with their output so far, for other workers to continue.
@@ -109,32 +109,10 @@ class PostgresPoller:
         self._patience_s = patience_s
         self._clock = clock
         self._silence = SilenceDetector(after_s, clock)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="direct-claims", daemon=True)
-
-    def start(self) -> None:
-        """Start polling."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Claim no more jobs; claimed ones continue."""
-        self._stopped.set()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self.turn()):
-            pass
+        super().__init__("direct-claims", self.turn, LOOK_S)
 
     def turn(self) -> float:
-        """Poll once and run what was found; return how long to wait for the next turn."""
-        try:
-            return self._look()
-        except Unavailable as error:
-            log.warning("direct_claim_waits", error=error.message)
-        except Exception as error:  # noqa: BLE001 - without this thread suspects would never run again
-            log.error("direct_claim_failed", error=type(error).__name__)
-        return LOOK_S
-
-    def _look(self) -> float:
+        """Poll once and run what was found; return how long to wait for the next turn. Raises Unavailable."""
         self._claim_client.give_back_lost()
         self._silence.count(self._admission.num_messages)
         has_room = self._admission.has_room()

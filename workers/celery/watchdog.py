@@ -1,7 +1,7 @@
-"""Two watchdog threads that work during a hang: one checks the engine, the other enforces the time limit of a drain.
+"""The thread that enforces the time limit of a drain, also while Celery's event loop hangs.
 
-Neither does the work that it watches. When a longer wait would not help, the process ends at once: its jobs were handed
-back, and the leases of the others expire.
+When a longer wait would not help, the process ends at once: its jobs were handed back, and the leases of the others
+expire.
 """
 
 import threading
@@ -9,47 +9,11 @@ from collections.abc import Callable
 
 import structlog
 
-from headrace.models.engine.protocol import AnyEngine
 from headrace.workers.celery.thread_pool import Drain
 
 log = structlog.get_logger(__name__)
 
 EXIT_ENGINE_DEAD = 70  # EX_SOFTWARE
-
-
-class EngineWatchdog:
-    """Calls ``on_dead`` once, from its own thread, when the engine is not healthy any more.
-
-    ``check_now`` is set by others to have the engine checked at once.
-    """
-
-    def __init__(
-        self, engine: AnyEngine, *, max_step_s: float, on_dead: Callable[[], None], check_now: threading.Event
-    ) -> None:
-        self._engine = engine
-        self._max_step_s = max_step_s
-        self._on_dead = on_dead
-        self._stopped = False
-        self._check_now = check_now
-        self._thread = threading.Thread(target=self._run, name="engine-watchdog", daemon=True)
-
-    def start(self) -> None:
-        """Start checking."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop checking."""
-        self._stopped = True
-        self._check_now.set()
-
-    def _run(self) -> None:
-        while not self._stopped:
-            self._check_now.wait(min(1.0, self._max_step_s / 4))
-            self._check_now.clear()
-            if not self._stopped and not self._engine.is_healthy(self._max_step_s):
-                log.critical("engine_dead", max_step_s=self._max_step_s)
-                self._on_dead()
-                return
 
 
 class DrainKeeper:

@@ -7,7 +7,6 @@ A job without a lease stops computing, and this worker writes no outcome for it.
 renewal returns; Redis only makes it faster.
 """
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -16,13 +15,14 @@ import structlog
 from headrace.models.engine.protocol import AnyEngine
 from headrace.models.engine.requests import FinishReason
 from headrace.store.errors import HeadraceError
+from headrace.store.periodic import Periodic
 from headrace.workers.runs.claim_client import ClaimClient
 from headrace.workers.runs.in_flight import InFlightAttempts
 
 log = structlog.get_logger(__name__)
 
 
-class LeaseKeeper:
+class LeaseKeeper(Periodic):
     """Renews every ``lease_s`` / 3 from its own thread; ``claim_client`` should have its own connection."""
 
     def __init__(
@@ -39,19 +39,8 @@ class LeaseKeeper:
         self._engine = engine
         self._lease_s = lease_s
         self._clock = clock
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self.num_lost = 0
-
-    def start(self) -> None:
-        """Start renewing."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop renewing; a renewal that has begun may still end."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(1.0)
+        super().__init__("leases", self._renew_or_drop, lease_s / 3)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that its owner has cancelled, if it is in flight here."""
@@ -86,13 +75,10 @@ class LeaseKeeper:
             if attempt is not None and now - self._in_flight.renewed_at(attempt) > self._lease_s:
                 self._lose(job_id, epoch)
 
-    def _run(self) -> None:
-        while not self._stopped.wait(self._lease_s / 3):
-            try:
-                self.renew_once()
-            except Exception:
-                # The thread must go on, whatever the error is: without it all jobs would silently lose their leases.
-                log.exception("renewal_failed")
+    def _renew_or_drop(self) -> None:
+        try:
+            self.renew_once()
+        finally:
             self.drop_expired()
 
     def _lose(self, job_id: str, epoch: int) -> None:

@@ -187,7 +187,9 @@ class Presence:
             if self.is_away:
                 raise Unavailable("away")
 
-        patch.setattr(live_processes, "presence", SimpleNamespace(read_serving=read_serving, leave=leave))
+        patch.setattr(
+            live_processes, "presence", SimpleNamespace(beat=lambda *_: 1, read_serving=read_serving, leave=leave)
+        )
         patch.setattr(live_processes, "read_hosts", lambda _: ())
         nothing: Any = None
         self.known = LiveProcesses(nothing, clock=lambda: self.now)
@@ -207,5 +209,6 @@ def test_a_missing_worker_is_looked_for_again_and_a_known_one_is_not(monkeypatch
     assert (found.known.serving("other@1"), found.num_reads) == (Serving(), 3), "the last reading is used"
     found.now += GONE_AFTER_S
     assert (found.known.serving("tiny@1"), found.known.is_unserved("other@1")) == (None, False)
-    found.known.stop()
+    found.known.start()
+    found.known.stop(60)
     assert [one.startswith("api_") for one in found.left] == [True]

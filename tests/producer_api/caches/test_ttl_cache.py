@@ -1,6 +1,5 @@
 """A cached entry is read again before its time is over, so that the next caller does not wait for Postgres."""
 
-import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +11,7 @@ from headrace.features.policy.input_policy import active_policies
 from headrace.producer_api.access.rate_limits import LimitCache
 from headrace.producer_api.caches import ttl_cache
 from headrace.producer_api.caches.model_catalog import KEEP_S, ModelCatalog
-from headrace.producer_api.caches.ttl_cache import RECENT_S, CacheRefresher, LoadingCache
+from headrace.producer_api.caches.ttl_cache import RECENT_S, LoadingCache
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, NotFound, Unavailable
@@ -21,7 +20,6 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from headrace.store.tenants.api_keys import Principal
-from tests.threads import threads_named
 
 
 class Caches:
@@ -128,18 +126,3 @@ def test_the_last_used_entries_alone_are_refreshed_and_missing_ones_are_loaded_t
     assert (cache.fresh(3), cache.fresh(4), cache.last(3)) == (None, -4, None)
     now[0] = 3.0
     assert (cache.fresh(4), cache.last(4)) == (None, -4)
-
-
-def test_the_thread_refreshes_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ttl_cache, "REFRESH_EVERY_S", 0.001)
-    refreshed = threading.Event()
-
-    def broken() -> None:
-        raise ValueError
-
-    others = threads_named("cache-refresh")
-    refresher = CacheRefresher(broken, refreshed.set)
-    refresher.start()
-    assert refreshed.wait(10)
-    refresher.stop()
-    assert threads_named("cache-refresh") <= others

@@ -225,7 +225,7 @@ def test_without_postgres_it_says_so_and_recovers(settings: Settings, own_postgr
         # Duties, on their own threads, may say in the same moment that they miss Postgres.
         own = [entry["event"] for entry in logs if entry["log_level"] != "debug"]
         assert own.count("request_failed") == 1
-        assert {*own} <= {"request_failed", "api.not_leading", "duty_failed"}
+        assert {*own} <= {"request_failed", "periodic_failed", "duty_failed"}
         ready = api.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "not ready")
         assert ready.json()["error"]["code"] == "database_unavailable"

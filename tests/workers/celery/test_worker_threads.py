@@ -17,11 +17,9 @@ from headrace.workers.celery.adapter_queues import AGAIN_S, AdapterQueues
 from headrace.workers.celery.consumer import admission_step, follow
 from headrace.workers.celery.fast_lane import num_spare
 from headrace.workers.celery.postgres_poller import BUSY_S, LOOK_S, PostgresPoller
-from headrace.workers.celery.watchdog import EngineWatchdog
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt
 from tests.processes import wait_for
-from tests.threads import threads_named
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
 
@@ -91,7 +89,11 @@ def test_adapters_are_served_while_their_files_are_here(monkeypatch: pytest.Monk
     assert changes == [("a@1",), ("a@1", "lost@3"), ("lost@3",)]
     refused = [line for line in logs if line["event"] == "adapter_refused"]
     assert [(line["adapter"], line["reason"]) for line in refused] == [("lost@3", "no such folder")]
-    assert {line["reason"] for line in logs if line["event"] == "adapters_not_read"} == {"Postgres is away", "KeyError"}
+    failed = [line for line in logs if line["event"] == "periodic_failed"]
+    assert [(line.get("reason"), type(line.get("exc_info"))) for line in failed] == [
+        ("Postgres is away", type(None)),
+        (None, KeyError),
+    ]
 
 
 def test_a_consumer_follows_the_queues_of_adapters() -> None:
@@ -136,47 +138,6 @@ def test_celery_asks_for_room_before_each_message_and_serves_the_adapters_of_the
     (on_change,) = changes
     on_change()
     assert called[1] == (follow, celery_consumer, queues)
-
-
-class Dying(EngineStub):
-    """An engine that is healthy until a test says otherwise."""
-
-    def __init__(self) -> None:
-        self.is_well = True
-        self.asked: list[float] = []
-
-    def is_healthy(self, max_step_s: float) -> bool:
-        self.asked.append(max_step_s)
-        return self.is_well
-
-
-def asked_only() -> threading.Event:
-    """Return the event of a watchdog that never looks by itself."""
-    event = threading.Event()
-    given: Any = event
-    given.wait = lambda _timeout_s: threading.Event.wait(event)
-    return event
-
-
-def test_a_watchdog_tells_of_a_dead_engine_once_and_looks_at_once_if_it_is_asked() -> None:
-    engine, now, dead = Dying(), asked_only(), []
-    watchdog = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(1), check_now=now)
-    watchdog.start()
-    now.set()
-    wait_for(lambda: engine.asked == [400.0], "it looks")
-    assert dead == []
-    engine.is_well = False
-    now.set()
-    wait_for(lambda: dead == [1], "it tells")
-    wait_for(lambda: not threads_named("engine-watchdog"), "its thread has ended")
-    looks: Any = EngineWatchdog(engine, max_step_s=0.1, on_dead=lambda: dead.append(3), check_now=threading.Event())
-    looks.start()
-    wait_for(lambda: dead == [1, 3], "it looks by itself too")
-    stopped = EngineWatchdog(engine, max_step_s=400.0, on_dead=lambda: dead.append(2), check_now=asked_only())
-    stopped.start()
-    stopped.stop()
-    wait_for(lambda: not threads_named("engine-watchdog"), "its thread has ended")
-    assert dead == [1, 3]
 
 
 @pytest.mark.parametrize(("slots", "spare"), [(1, 0), (3, 0), (4, 1), (32, 8)])
@@ -263,16 +224,6 @@ def test_jobs_are_claimed_without_a_message_only_after_a_silence() -> None:
         one.admission.give_back(ticket)
     one.admission.close()
     assert (one.turn(), one.claims.told) == (BUSY_S, ["lost"])
-
-
-def test_a_fault_of_a_poll_is_logged_and_the_next_one_comes_later() -> None:
-    one = Poll()
-    for error, event in ((Unavailable("away"), "direct_claim_waits"), (KeyError("secret"), "direct_claim_failed")):
-        one.claims.error = error
-        with capture_logs() as logs:
-            assert one.turn() == LOOK_S
-        assert [line["event"] for line in logs] == [event]
-        assert "secret" not in str(logs)
 
 
 def test_suspects_run_while_the_engine_takes_requests() -> None:
