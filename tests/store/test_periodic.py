@@ -5,6 +5,7 @@ import threading
 from structlog.testing import capture_logs
 
 from headrace.store.errors import Unavailable
+from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.periodic import UNTIL_WOKEN, Periodic, failures
 from tests.processes import wait_for
 from tests.threads import threads_named
@@ -24,7 +25,7 @@ def test_a_failed_turn_is_logged_once_and_counted_and_the_next_one_comes() -> No
         assert failures["of-a-test"] == 0
         with thread:
             wait_for(lambda: not errors, "it goes on")
-    assert failures["of-a-test"] == 3
+    assert b'headrace_periodic_failures_total{thread="of-a-test"} 3.0' in ApiMetrics().render(None)
     seen = [line for line in logs if line.get("thread") == "of-a-test"]
     assert [(line["event"], line.get("reason")) for line in seen] == [
         ("periodic_failed", "away"),
@@ -48,3 +49,4 @@ def test_a_thread_is_woken_and_ends_at_once_also_from_its_own_turn() -> None:
     itself.append(Periodic("itself", lambda: itself[0].stop(600.0), 600.0))
     itself[0].start()
     wait_for(lambda: not threads_named("itself"), "a turn may end its own thread")
+    assert failures["itself"] == 0

@@ -26,10 +26,11 @@ SHARES = [
 
 def series(page: bytes, *, zeros: bool = False) -> dict[str, float]:
     """The series of ours without those of buckets and of the process; those at 0 only on request."""
+    of_process = ("headrace_build_info", "headrace_periodic_failures")
     found = {}
     for line in page.decode().splitlines():
         name, _, value = line.rpartition(" ")
-        if name.startswith("headrace_") and "_bucket{" not in name and not name.startswith("headrace_build_info"):
+        if name.startswith("headrace_") and "_bucket{" not in name and not name.startswith(of_process):
             found[name] = float(value)
     return {name: value for name, value in found.items() if value or zeros}
 
