@@ -86,7 +86,9 @@ class Seal:
         """Return the value that was stored. Raises CannotOpen if its key is missing, or if it was changed or moved."""
         if (envelope := envelope_of(stored)) is not None:
             raise missing_key(envelope["k"], str(context))
-        return restored(stored) if context.column in _KEEPING_ORDER else stored
+        if context.column not in _KEEPING_ORDER:
+            return stored
+        return orjson.loads(stored) if isinstance(stored, str) else restored(stored)
 
     def seal_text(self, value: str, context: SealContext) -> str:
         """Like ``seal``, for a text column."""
