@@ -21,8 +21,9 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, text
 
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
+from headrace.store.json_text import dump_json
 
 # A caller's address, or user@host.
 MAX_ADDRESS_CHARS = 255

@@ -9,7 +9,8 @@ The parts that store contents take a ``Seal``. This one keeps them as they are; 
     file             length of the header (2 bytes), {"k": key id, "w": …}, …
 
 Every seal knows these forms, so a process without the key names the key that it needs. Values in plaintext can always
-be read. SQL reads the finish reason of an output, the code of an error, and the search tokens of metadata.
+be read; those of ``_AS_TEXT`` are a string with their JSON text (``payload #>> '{}'`` in SQL). SQL reads the finish
+reason of an output, the code of an error, and the search tokens of metadata.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from headrace.store.errors import CannotOpen
-from headrace.store.key_order import kept, restored
+from headrace.store.json_text import dump_json
 
 ENVELOPE: Final = "enc"
 OUTSIDE: Final[Mapping[str, tuple[str, ...]]] = {
@@ -32,8 +33,8 @@ _TEXT_MARK = "enc:"
 _FIELDS = frozenset({"k", "w", "d"})
 _LENGTH_BYTES = 2
 _JOB_COLUMNS = ("payload", "metadata", "output", "error")
-# Columns with objects of callers that a model may read: of jobs, of tools, of templates and pipelines.
-_KEEPING_ORDER = frozenset({"payload", "definition", "template"})
+# Columns with objects that a model may read as text. Stored as one string, because ``jsonb`` would sort their keys.
+_AS_TEXT = frozenset({"payload", "definition", "template"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +77,17 @@ class Seal:
     is_on: bool = False
 
     def seal(self, value: Any, context: SealContext, *, outside: Iterable[str] = ()) -> Any:
-        """Return a JSON value as it is stored. Here objects keep the order of their keys (``store.key_order``).
+        """Return a JSON value as it is stored. Raises InvalidRequest for a text that cannot be stored.
 
         The fields of an object that are named in ``outside`` stay where SQL can read them.
         """
-        return kept(value) if value and context.column in _KEEPING_ORDER else value
+        return dump_json(value) if value and context.column in _AS_TEXT else value
 
     def open(self, stored: Any, context: SealContext) -> Any:
         """Return the value that was stored. Raises CannotOpen if its key is missing, or if it was changed or moved."""
         if (envelope := envelope_of(stored)) is not None:
             raise missing_key(envelope["k"], str(context))
-        if context.column not in _KEEPING_ORDER:
-            return stored
-        return orjson.loads(stored) if isinstance(stored, str) else restored(stored)
+        return orjson.loads(stored) if isinstance(stored, str) and context.column in _AS_TEXT else stored
 
     def seal_text(self, value: str, context: SealContext) -> str:
         """Like ``seal``, for a text column."""

@@ -6,9 +6,9 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from headrace.store.db.database import dump_json
 from headrace.store.db.seal_part import SealPart
 from headrace.store.errors import CannotOpen
+from headrace.store.json_text import dump_json
 from headrace.store.seal import (
     ENVELOPE,
     Seal,

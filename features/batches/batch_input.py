@@ -15,8 +15,8 @@ from headrace.features.flows.pipeline_jobs import ParsedPipelineJob
 from headrace.producer_api.http.requests import check_counts
 from headrace.producer_api.tasks.registry import read_task
 from headrace.producer_api.tasks.task_routes import ParsedRequest
-from headrace.store.db.database import has_nul
 from headrace.store.errors import HeadraceError, InvalidRequest
+from headrace.store.json_text import has_nul
 
 MAX_ERRORS = 100
 """Most errors reported for one input file."""

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.features.files.files import IS_KEPT, File
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited
 from headrace.store.ids import new_id
+from headrace.store.json_text import dump_json
 from headrace.store.schema.batch_states import NEXT, BatchStatus
 from headrace.store.seal import Seal, SealContext, open_columns
 from headrace.store.tenants.quotas import NUM_LIVE_BATCHES

@@ -17,8 +17,9 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.features.encryption.vault import Vault
 from headrace.features.files.blob_storage import Blobs, as_unavailable, read_blocks
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen
+from headrace.store.json_text import dump_json
 from headrace.store.redis.connection import translated_errors
 from headrace.store.seal import (
     ENVELOPE,

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from headrace.features.encryption.encrypted_files import CHUNK_BYTES, NONCE_BYTES, SealedReader, SealedWriter
 from headrace.features.encryption.master_keys import KEY_BYTES
-from headrace.store.db.database import dump_json
 from headrace.store.errors import CannotOpen
+from headrace.store.json_text import dump_json
 from headrace.store.seal import (
     ENVELOPE,
     FileWriter,

@@ -10,9 +10,10 @@ from sqlalchemy import Select, or_, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Gone, NotFound
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
+from headrace.store.json_text import dump_json
 from headrace.store.retention.erasure import check_batch, erase, lock_job
 from headrace.store.schema import tables
 from headrace.store.seal import SealContext

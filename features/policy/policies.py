@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
+from headrace.store.json_text import dump_json
 
 MAX_MODELS = 100
 MAX_VERSIONS = 10_000

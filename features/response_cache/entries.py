@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, text
 
 from headrace.features.response_cache import sharers
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.jobs.acceptance import Lookup, NewJob
+from headrace.store.json_text import dump_json
 from headrace.store.schema.job_states import UNSERVED_QUEUE, CacheResult
 from headrace.store.seal import Seal
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import dump_json
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.acceptance import NewJob
 from headrace.store.jobs.answered_calls import first_steps
+from headrace.store.json_text import dump_json
 from headrace.store.seal import Seal, SealContext
 
 if TYPE_CHECKING:

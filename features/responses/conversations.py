@@ -17,11 +17,12 @@ from sqlalchemy import Connection, RowMapping, text
 
 from headrace.features.responses.stored_responses import MAX_BYTES, StoredResponse
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
 from headrace.store.jobs.responses import response_id
+from headrace.store.json_text import dump_json
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import Seal, SealContext

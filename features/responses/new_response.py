@@ -7,10 +7,10 @@ from typing import Any, Self
 from sqlalchemy import Connection, text
 
 from headrace.features.responses.answered_calls import store_answers
-from headrace.store.db.database import dump_json
 from headrace.store.jobs.acceptance import NewJob
 from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.jobs.face_row import FaceRow
+from headrace.store.json_text import dump_json
 from headrace.store.seal import Seal, SealContext, seal_columns
 
 _TEXTS = ("instructions", "prompt", "prompt_cache_key", "safety_identifier", "text", "tools", "user")

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, text
 
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
+from headrace.store.json_text import dump_json
 from headrace.store.seal import Seal, SealContext
 
 FULL_TEXT = "english"

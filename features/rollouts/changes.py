@@ -11,10 +11,11 @@ from sqlalchemy import Connection, text
 from headrace.features.rollouts.transitions import RolloutAction, Transition, after
 from headrace.store.audit_log import record
 from headrace.store.db import presence
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, PreconditionFailed
 from headrace.store.failpoints import failpoint
 from headrace.store.ids import new_id
+from headrace.store.json_text import dump_json
 from headrace.store.registry import pipeline_aliases
 from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
 from headrace.store.registry.versions import check_ready, refuse_rolled_back

@@ -19,10 +19,11 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.flow_settling import lock, settle
+from headrace.store.json_text import dump_json
 from headrace.store.seal import Seal, SealContext
 
 

@@ -12,8 +12,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S
+from headrace.store.json_text import dump_json
 
 # The first of the transaction-level advisory locks of hosts: reports are written one after the other.
 _REPORT_LOCK = 0x4D6F64656C486F73

@@ -13,10 +13,11 @@ from typing import Any, TypeGuard
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.face_row import FaceRow
+from headrace.store.json_text import dump_json
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import CacheResult

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, RowMapping
 
-from headrace.store.db.database import dump_json
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
+from headrace.store.json_text import dump_json
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import Seal, SealContext, open_columns, seal_columns, seal_job
 from headrace.store.streams.checkpoints import Lineage, Logprobs, groups_as_json, lineage_from_json, read_groups

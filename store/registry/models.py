@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
+from headrace.store.json_text import dump_json
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import registration_queries
 from headrace.store.registry.default_template import DefaultTemplate

@@ -15,9 +15,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
+from headrace.store.json_text import dump_json
 from headrace.store.registry.pipeline_aliases import refuse_rollout
 from headrace.store.seal import Seal, SealContext
 

@@ -3,8 +3,9 @@
 from sqlalchemy import Connection, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
+from headrace.store.json_text import dump_json
 from headrace.store.registry.quality_report import QualityBound
 
 _READ = text("SELECT quality_bound FROM models WHERE name = :model")

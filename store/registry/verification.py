@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from headrace.store.audit_log import record
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
+from headrace.store.json_text import dump_json
 from headrace.store.registry.models import queue_name
 from headrace.store.registry.quality_report import QualityBound
 from headrace.store.registry.verification_report import GoldenAnswer, VerificationReport, golden_answers

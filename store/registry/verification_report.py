@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from headrace.store.db.database import dump_json
 from headrace.store.errors import InvalidRequest
+from headrace.store.json_text import dump_json
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.registry.quality_report import QualityReport
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.store.db.database import dump_json
 from headrace.store.errors import InvalidRequest
+from headrace.store.json_text import dump_json
 
 MOST_CONDITIONS = 64
 MOST_LEVELS = 8

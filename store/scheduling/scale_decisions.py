@@ -9,9 +9,10 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from headrace.store.db.database import Database, dump_json
+from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.errors import NotFound
+from headrace.store.json_text import dump_json
 from headrace.store.scheduling.autoscale import Decision, ScaleHistory
 
 FRESH_S = 30.0

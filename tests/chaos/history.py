@@ -108,13 +108,13 @@ class History:
 _JOBS = """
 SELECT
     jobs.id, jobs.state,
-    coalesce(payload -> 'steps' -> 0 -> 'input' ->> 'prompt', payload -> 'input' ->> 'prompt',
-        payload -> 'steps' -> 0 -> 'input' -> 'messages' -> 0 ->> 'content', '') AS prompt,
-    coalesce((payload -> 'sampling' ->> 'max_tokens')::int, 0) AS max_tokens, attempt, crashes,
+    coalesce(asked -> 'steps' -> 0 -> 'input' ->> 'prompt', asked -> 'input' ->> 'prompt',
+        asked -> 'steps' -> 0 -> 'input' -> 'messages' -> 0 ->> 'content', '') AS prompt,
+    coalesce((asked -> 'sampling' ->> 'max_tokens')::int, 0) AS max_tokens, attempt, crashes,
     task = 'flow' AS is_flow, task = 'call_tool' AS is_call, parent_id AS parent, step, coalesce(needs, '{}') AS needs,
     (SELECT count(*) FROM job_events AS noted WHERE noted.job_id = jobs.parent_id
         AND noted.kind = 'step_finished' AND noted.detail ->> 'job' = jobs.id) AS num_noted,
-    NOT coalesce((payload -> 'sampling' ->> 'ignore_eos')::bool, false) AS ends,
+    NOT coalesce((asked -> 'sampling' ->> 'ignore_eos')::bool, false) AS ends,
     extract(epoch FROM created_at)::float8 AS created_at, extract(epoch FROM completed_at)::float8 AS completed_at,
     extract(epoch FROM deadline_at)::float8 AS deadline_at, output ->> 'text' AS text, error ->> 'code' AS code,
     job_terminal.state AS terminal,
@@ -125,7 +125,8 @@ SELECT
     CASE WHEN usage IS NOT NULL THEN ARRAY[(usage ->> 'input_tokens')::bigint, (usage ->> 'output_tokens')::bigint] END
         AS used,
     (SELECT ARRAY[input_tokens, output_tokens] FROM usage_ledger AS ledger WHERE ledger.job_id = jobs.id) AS billed
-FROM jobs LEFT JOIN job_terminal ON job_terminal.job_id = jobs.id
+FROM jobs CROSS JOIN LATERAL (SELECT (payload #>> '{}')::json AS asked) AS sent
+    LEFT JOIN job_terminal ON job_terminal.job_id = jobs.id
 """
 
 _ATTEMPTS = """

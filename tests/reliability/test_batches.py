@@ -39,7 +39,8 @@ def test_every_line_is_answered_once_whoever_is_killed(stack: Stack, is_full: bo
     assert ended["request_counts"] == {"total": num_lines, "completed": num_lines, "failed": 0}
     output = read(client, ended["output_file_id"])
     assert [line["custom_id"] for line in output] == [f"line {number}" for number in range(num_lines)]
-    jobs = {row.id: row for row in stack.query("SELECT id, output ->> 'text' AS text, payload FROM jobs")}
+    told = "SELECT id, output ->> 'text' AS text, (payload #>> '{}')::json AS payload FROM jobs"
+    jobs = {row.id: row for row in stack.query(told)}
     assert len(jobs) == num_lines, "a line is one job"
     for number, line in enumerate(output):
         job = jobs[line["response"]["request_id"]]

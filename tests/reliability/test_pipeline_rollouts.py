@@ -12,7 +12,7 @@ import pytest
 from headrace.features.rollouts.evidence import Evidence
 from headrace.features.rollouts.judge import Bounds
 from headrace.features.rollouts.matched_pairs import JobOutcome, JobPair, PairedJobs
-from headrace.store.db.database import dump_json
+from headrace.store.json_text import dump_json
 from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.jobs import check_ended_once

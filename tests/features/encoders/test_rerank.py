@@ -66,7 +66,8 @@ def test_the_native_job_stores_the_pairs_cost(api: httpx2.Client, db: Database, 
     answer = api.post("/v1/jobs", json=body)
     assert answer.status_code == 202
     with db.begin(tenant_id=None) as connection:
-        (row,) = connection.exec_driver_sql("SELECT task, input_tokens, cost_tokens, payload FROM jobs").mappings()
+        told = "SELECT task, input_tokens, cost_tokens, (payload #>> '{}')::json AS payload FROM jobs"
+        (row,) = connection.exec_driver_sql(told).mappings()
     assert (row["task"], row["input_tokens"], row["cost_tokens"]) == ("rerank", 9, 9)
     assert row["payload"] == {"input": body["input"], "top_n": 1}
 

@@ -10,11 +10,12 @@ from sqlalchemy import text
 
 from headrace.features.encryption.master_keys import new_key, parse_keys
 from headrace.features.encryption.vault import Vault
-from headrace.store.db.database import Database, has_nul
+from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.digests import Digests
 from headrace.store.errors import CannotOpen, InvalidRequest, SettingsError
 from headrace.store.jobs import claims, jobs
+from headrace.store.json_text import has_nul
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import (
     PLAIN,
@@ -150,20 +151,22 @@ def _chunks(key: bytes, content: bytes, digest: str) -> bytes:
 
 
 def test_what_was_never_sealed_stays_readable() -> None:
-    vault = Vault(dict([NEW]))
+    vault, place = Vault(dict([NEW])), PLACE.with_column("metadata")
     for plain in ({"enc": "metadata may be called so"}, [1, 2], {}, None, "enc:of a caller's"):
-        assert vault.open(plain, PLACE) == plain
+        assert vault.open(plain, place) == plain
+    assert vault.open(PLAIN.seal({"b": 1, "a": 2}, PLACE), PLACE) == {"b": 1, "a": 2}
     for text_ in ("whsec_plain", "enc:a:b", "enc:a:b:c:d", "x:a:b:c"):
         assert vault.open_text(text_, PLACE) == text_
-    assert PLAIN.seal({"text": "x"}, PLACE) == {"text": "x"}
+    assert PLAIN.seal({"text": "x"}, place) == {"text": "x"}
     assert [vault.seal(empty, PLACE) for empty in ({}, [], None, "")] == [{}, [], None, ""], "what is empty stays"
     assert PLAIN.seal_text("x", PLACE) == "x"
 
 
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
 def test_what_postgres_would_refuse_is_refused_sealed_as_well(value: str) -> None:
-    with pytest.raises(InvalidRequest):
-        Vault(dict([NEW])).seal([value], PLACE)
+    for seal in (Vault(dict([NEW])), PLAIN):
+        with pytest.raises(InvalidRequest):
+            seal.seal([value], PLACE)
     assert Vault(dict([NEW])).seal(["\\u0000"], PLACE)
 
 

@@ -47,8 +47,8 @@ def chat(*parts: dict[str, Any], model: str = "seeing", role: str = "user") -> d
 
 ON = {"on_disconnect": "continue"}
 _WITH_FALLBACK = text(
-    """SELECT j.payload AS now, f.payload AS back FROM jobs AS j LEFT JOIN job_fallbacks AS f ON job_id = id
-    WHERE id = :id"""
+    """SELECT (j.payload #>> '{}')::json AS now, (f.payload #>> '{}')::json AS back
+    FROM jobs AS j LEFT JOIN job_fallbacks AS f ON job_id = id WHERE id = :id"""
 )
 RULE = {"id": "mail", "kinds": ["email"], "action": "redact", "stage": "input"}
 

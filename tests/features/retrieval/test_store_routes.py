@@ -216,7 +216,10 @@ def test_a_policy_sees_the_text_of_a_file_before_it_is_cut(
     stored = policies.put(db, tenant, EVERY_MODEL, {"version": 1, "rules": [rule]}, "tests")
     named = added(api, store_id)
     with db.begin() as connection:
-        version = "UPDATE jobs SET payload = jsonb_set(payload, '{policy,version}', :version) WHERE id = :id"
+        version = """
+            UPDATE jobs SET payload = to_jsonb(CAST(
+                jsonb_set(CAST(payload #>> '{}' AS jsonb), '{policy,version}', :version) AS text))
+            WHERE id = :id"""
         connection.execute(text(version), {"version": str(stored.version), "id": named["job_id"]})
     assert "in files" in ended(named)["last_error"]["message"]
     assert texts_of(api, named) == []

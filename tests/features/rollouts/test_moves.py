@@ -1,5 +1,7 @@
 """Queued jobs of a candidate that was rolled back go to the stable version."""
 
+import json
+
 from headrace.features.rollouts.moves import move_queued
 from headrace.store.db.database import Database
 from headrace.store.jobs import claims
@@ -42,7 +44,7 @@ def test_only_the_queued_jobs_of_the_rollout_move_and_stay_counted(
     }
     assert (rows[plain]["model_version"], rows[plain]["announced_at"]) == (1, None)
     assert rows[plain]["payload"] == rows[asked_for]["payload"]
-    assert (rows[other]["payload"], rows[other]["input_tokens"], rows[other]["cost_tokens"]) == (
+    assert (json.loads(rows[other]["payload"]), rows[other]["input_tokens"], rows[other]["cost_tokens"]) == (
         FALLBACK.payload,
         FALLBACK.input_tokens,
         FALLBACK.cost_tokens,

@@ -1,5 +1,6 @@
 """Shadow mode on real rows: which jobs get a mirror, what their callers see of it, and what the judge learns."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -90,7 +91,7 @@ def test_a_mirror_is_made_once_and_its_caller_sees_nothing_of_it(
     (mirror,) = shadow.mirrors()
     assert (mirror["queue"], mirror["class_rank"], mirror["priority"]) == ("tiny@2", 2, 9)
     assert (mirror["rollout_id"], mirror["purge_when_ended"]) == (rollout.id, True)
-    assert mirror["payload"] == GREEDY
+    assert json.loads(mirror["payload"]) == GREEDY
     assert (mirror["webhook"], mirror["max_attempts"], mirror["metadata"], mirror["announced_at"]) == (
         {"events": []},
         2,
@@ -206,7 +207,7 @@ def test_contents_that_cannot_be_opened_get_no_mirror(tenant: str, shadow: Shado
     query("UPDATE jobs SET payload = :sealed WHERE id = :id", sealed=SEALED, id=hidden)
     shown = shadow.answer("two")
     shadow.look(tenant)
-    assert [row["payload"] for row in shadow.mirrors()] == [GREEDY]
+    assert [json.loads(row["payload"]) for row in shadow.mirrors()] == [GREEDY]
     (link,) = query("SELECT key FROM idempotency_keys WHERE route = 'shadow'")
     assert link["key"] == shown
 

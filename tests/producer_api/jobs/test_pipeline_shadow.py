@@ -1,5 +1,6 @@
 """Shadow rollouts of pipelines: the copies that the candidate gets, their judge, and the versions that are refused."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_good_candidate_gets_copies_that_their_tenant_does_not_see_and_does_no
         db, "SELECT * FROM jobs WHERE tenant_id = :tenant AND parent_id IS NOT NULL ORDER BY id", tenant=shadow_tenant
     )
     assert {(one["class_rank"], one["api_key_id"], one["state"]) for one in steps} == {(2, None, "succeeded")}
-    assert [step["payload"]["input"]["prompt"] for step in steps[::2]] == ["a long story"] * 2, (
+    assert [json.loads(step["payload"])["input"]["prompt"] for step in steps[::2]] == ["a long story"] * 2, (
         "the copy has the input of its original"
     )
     checks = {one["name"]: one for one in judged(keeper, api, rollout, 2)["checks"]}

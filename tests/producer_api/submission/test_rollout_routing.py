@@ -87,7 +87,8 @@ def test_a_candidate_takes_what_both_versions_take(
     assert job["model_version"] == 2
     with db.begin() as connection:
         (row,) = connection.execute(
-            text("SELECT jobs.*, f.payload AS other FROM jobs JOIN job_fallbacks AS f ON job_id = id")
+            text("""SELECT jobs.input_tokens, (jobs.payload #>> '{}')::json AS payload,
+                (f.payload #>> '{}')::json AS other FROM jobs JOIN job_fallbacks AS f ON job_id = id""")
         )
     num_tokens = row.input_tokens
     assert row.payload["sampling"]["max_tokens"] == window - num_tokens

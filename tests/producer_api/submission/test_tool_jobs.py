@@ -149,7 +149,7 @@ def test_a_result_goes_through_the_policy_and_restored_values_are_refused(
 def test_a_job_is_run_again_with_the_tools_of_then(db: Database, api: httpx2.Client) -> None:
     job_id = submitted(api)
     with db.begin() as connection:
-        stored = text("SELECT payload FROM jobs WHERE id = :id")
+        stored = text("SELECT (payload #>> '{}')::json FROM jobs WHERE id = :id")
         (step,) = connection.execute(stored, {"id": job_id}).scalar_one()["steps"]
     assert "tools" not in step["input"]
     again = api.post("/v1/jobs", json={"steps": [step]})

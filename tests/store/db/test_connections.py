@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from headrace.store.db import database, leader_election
-from headrace.store.db.database import Database, check_schema, dump_json, is_migrated, parse_url, with_setting
+from headrace.store.db.database import Database, check_schema, is_migrated, parse_url, with_setting
 from headrace.store.db.leader_election import lead
 from headrace.store.db.roles import API, ROLES, can_log_in, is_bound, url_of
 from headrace.store.db.tls import check_transport
 from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from headrace.store.json_text import dump_json
 from headrace.store.redis.connection import connect
 from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
 from headrace.store.schema.tables import REVISION

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import make_url, text
 
 from headrace.store.db import database as module
-from headrace.store.db.database import IDLE_TIMEOUT_S, Database, check_schema, dump_json, is_migrated, parse_url
+from headrace.store.db.database import IDLE_TIMEOUT_S, Database, check_schema, is_migrated, parse_url
 from headrace.store.errors import InvalidRequest, SettingsError, StatementTimeout, Unavailable
+from headrace.store.json_text import dump_json
 from headrace.store.schema.tables import REVISION
 from headrace.store.settings import Settings
 

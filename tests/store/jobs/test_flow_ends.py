@@ -319,7 +319,8 @@ def test_an_added_step_has_all_that_its_flow_has(db: Database, tenant: str, make
     new = added(("only:1", ("only",)), ("only:2", ("only", "only:1")), answer="only:2")
     finish(db, [ended(claimed, added=new)])
     names = (
-        "step, task, model, model_version, queue, class_rank, priority, payload, input_tokens, cost_tokens, webhook, "
+        "step, task, model, model_version, queue, class_rank, priority, input_tokens, cost_tokens, webhook, "
+        "(payload #>> '{}')::json AS payload, "
         "epoch, restarts_after, max_attempts, api_key_id, project_id, user_id, traceparent, needs, state"
     )
     rows = query(f"SELECT {names} FROM jobs WHERE parent_id = :id AND step <> 'only' ORDER BY step", id=flow.id)

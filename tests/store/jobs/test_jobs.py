@@ -280,9 +280,8 @@ class TestReading:
     ) -> None:
         db.seal = seal
         sent = {"temperature": 21, "at": {"zone": "Z", "day": 1}}
-        texts = {"as_sent": '{"b": 1}'}
         given = [
-            {"input": {"record": sent, "as_sent": texts, "records": [[sent], {"a": 1}, texts]}},
+            {"input": {"record": sent, "records": [[sent], {"a": 1}]}, "sampling": {"grammar": {"schema": sent}}},
             {"input": {"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"about": sent}}},
             {"steps": [{"name": "a", "input": {"template": {"id": "p", "variables": {"weather": sent}}}}]},
         ]
