@@ -35,6 +35,7 @@ FEATURES: tuple[str, ...] = (
     "files",
     "rollouts",
     "hosts",
+    "limits",
     "planner",
     "flows",
     "batches",

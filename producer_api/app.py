@@ -31,7 +31,7 @@ from headrace.producer_api.jobs import (
     stream_routes,
     version_routes,
 )
-from headrace.producer_api.organization import key_routes, limit_routes, retention_routes, usage_routes
+from headrace.producer_api.organization import key_routes
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import on_error
 from headrace.producer_api.tasks.registry import TASK_ROUTES
@@ -49,9 +49,6 @@ _ROUTES = (
     quality_routes,
     version_routes,  # before the models: a model's name may contain slashes
     model_routes,
-    usage_routes,
-    limit_routes,
-    retention_routes,
     key_routes,
     health_routes,
 )

@@ -27,6 +27,7 @@ HELD = {
     "flows",
     "hosts",
     "images",
+    "limits",
     "openai",
     "policy",
     "response_cache",

@@ -9,8 +9,8 @@ import pytest
 from headrace.features.audit.views import entry_id, event_page
 from headrace.store.audit_log import AuditEntry
 from headrace.store.errors import InvalidRequest
-from tests.producer_api.organization.test_organization_views import AT
-from tests.producer_api.organization.test_own_limits_routes import BASE, admin
+from tests.features.limits.test_organization_views import AT
+from tests.features.limits.test_own_limits_routes import BASE, admin
 
 __all__ = ["admin"]
 

@@ -15,11 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.limits import usage_views
+from headrace.features.limits.usage_views import Result, UsagePage
 from headrace.producer_api.access.auth import UsageReader
 from headrace.producer_api.http.requests import RuntimeOf
 from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.organization import usage_views
-from headrace.producer_api.organization.usage_views import Result, UsagePage
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import InvalidRequest

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from headrace.producer_api.organization import usage_views
+from headrace.features.limits import usage_views
+from headrace.features.limits.limit_routes import LimitValues
+from headrace.features.limits.usage_routes import UsageQuery, Width
+from headrace.features.retention.retention_routes import RetentionValues
 from headrace.producer_api.organization.key_views import (
     KeyPatch,
     KeyRequest,
@@ -17,9 +20,6 @@ from headrace.producer_api.organization.key_views import (
     key_object,
     rotated_key_object,
 )
-from headrace.producer_api.organization.limit_routes import LimitValues
-from headrace.producer_api.organization.retention_routes import RetentionValues
-from headrace.producer_api.organization.usage_routes import UsageQuery, Width
 from headrace.store.errors import InvalidRequest
 from headrace.store.retention.retention import LONGEST_S
 from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged

@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.limits.usage_views import CURRENCY
 from headrace.producer_api.access.auth import Admin, UsageReader
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
-from headrace.producer_api.organization.usage_views import CURRENCY
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.payloads.strict_model import Body

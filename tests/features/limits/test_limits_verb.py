@@ -7,8 +7,8 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from headrace.cli.operator.limits import money
 from headrace.cli.tree import app
+from headrace.features.limits.limits_verb import money
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError

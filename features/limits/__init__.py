@@ -1,0 +1,1 @@
+"""Limits and usage of an organization: routes and commands that show and set them. The core enforces limits."""
