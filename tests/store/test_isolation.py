@@ -110,6 +110,8 @@ THE_SYSTEMS_OWN = {
         "approvals.expire_due",
         "changes.note_evidence",
         "moves.move_queued",
+        "rollout_keeper.RolloutKeeper._judge_by_bounds",
+        "rollout_keeper.RolloutKeeper._read_evidence",
         "rollouts.rollouts_under_way",
         "shadow.look",
         "work_probe.WorkProbe.look",
