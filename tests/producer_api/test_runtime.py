@@ -27,7 +27,7 @@ class Part:
         self._told, self._name = told, name
 
     def __getattr__(self, method: str) -> Any:
-        def note() -> None:
+        def note(_wait_s: float = 0) -> None:
             self._told.append(f"{self._name}.{method}")
 
         async def note_soon() -> None:

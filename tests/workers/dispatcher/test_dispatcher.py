@@ -442,7 +442,7 @@ def test_what_has_been_kept_long_enough_is_forgotten_and_then_its_row(
             return {row.id: row[1] for row in connection.execute(text(f"SELECT id, {column} FROM jobs"))}
 
     def prompts() -> dict[str, Any]:
-        return look("payload #>> '{input,prompt}'")
+        return look("(payload #>> '{}')::jsonb #>> '{input,prompt}'")
 
     def end_all() -> bool:
         dispatcher.sweeper.expire_deadlines()
