@@ -2,9 +2,9 @@
 
 A server on this machine stops at one point of a call: before it accepts the connection, before the first byte, in the
 head, in the body, or behind the body without an end. Each call has a deadline of ``--deadline-ms``; how much later it
-returned is its overrun. The calls go through the caller of the worker (``workers.tools.tool_caller``), with two tries
-within the deadline, one by one and ``--parallel`` at a time. Prints a table and, as its last line, JSON; ends with 1
-if an overrun is more than ``MOST_S`` or a call has another result than a time-out.
+returned is its overrun. The calls go through the caller of the worker (``tools.tool_caller`` of flows), with two
+tries within the deadline, one by one and ``--parallel`` at a time. Prints a table and, as its last line, JSON; ends
+with 1 if an overrun is more than ``MOST_S`` or a call has another result than a time-out.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
+from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_results import ToolOrder
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.logs import configure_logging
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.settings import Settings
-from headrace.workers.tools.tool_caller import ToolCaller
-from headrace.workers.tools.tool_results import ToolOrder
 
 MOST_S = 1.0
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n"

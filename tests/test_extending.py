@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from headrace.assembly import parts
+from headrace.features.flows.task import CALL_TOOL
 from headrace.models.engine.requests import EngineStats, SamplingParams
 from headrace.producer_api.tasks.registry import TASK_ROUTES, TASK_URLS
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES
 from headrace.store.payloads.sampling_params import Sampling, SamplingDefaults
 from headrace.store.schema.event_types import EVENT_TYPES
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.registry import MODEL_TASKS, TASKS
 from headrace.store.tasks.task_spec import TaskSpec
 from headrace.workers.tasks.registry import MODEL_LOADERS

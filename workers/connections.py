@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
-from headrace.store.redis.celery_queue import FastLaneHints, HintPublisher, celery_app
+from headrace.store.redis.celery_queue import FastLaneHints
 from headrace.store.redis.connection import connect
-from headrace.store.redis.hint_announcer import HintAnnouncer
 from headrace.store.redis.live_workers import SnapshotPublisher
 from headrace.store.settings import Settings
 from headrace.store.streams.fencing import FencedLogs
 from headrace.store.streams.stream_log import StreamPublisher
 from headrace.workers.runs.checkpoint_recovery import SEAL_TIMEOUT_S
-from headrace.workers.runs.step_signals import RedisSignals
+from headrace.workers.runs.parent_work import build_parent_work
 
 
 class Connections:
@@ -53,12 +52,12 @@ class Connections:
         )
         # For people who watch: it waits for nothing.
         self.live = SnapshotPublisher(connect(settings.redis_url, timeout_s=1.0, retries=0))
-        self.step_signals = RedisSignals(HintAnnouncer(HintPublisher(celery_app(settings))), self.publisher)
+        self.parents = build_parent_work(settings, self.jobs, self.publisher)
         self.fast_lane_hints = FastLaneHints(settings.redis_url, queue, on_junk, adapters)
 
     def close(self) -> None:
         """Send the last signals, and close all connections."""
-        self.step_signals.stop()
+        self.parents.stop()
         for database in (self.jobs, self.leases, self.health):
             database.close()
         self._redis.close()

@@ -41,7 +41,6 @@ from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from headrace.workers.runs.job_runner import JobRunner
 from headrace.workers.runs.leases import LeaseKeeper
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from headrace.workers.runs.stream_publisher import FrameQueue
 from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext
 
@@ -113,7 +112,7 @@ class WorkerRuntime:
         if self.adapters is not None:
             self.adapters.start()
         for part in (
-            self._connections.step_signals,
+            self._connections.parents,
             self.frames,
             self.engine,
             self.leases,
@@ -359,7 +358,7 @@ class WorkerRuntime:
             engine=lambda: self._model.engine_description,
             adapters=self._adapter_names,
             observer=self.metrics.commits.observer,
-            signals=self._connections.step_signals,
+            parents=self._connections.parents,
         )
 
     def _new_lease_keeper(self) -> LeaseKeeper:
@@ -380,11 +379,8 @@ class WorkerRuntime:
         return JobRunner(
             claim_client=self.claim_client,
             in_flight=self.in_flight,
-            work=FilledWork(
-                self._model.new_work(self.engine, context),
-                StepInputs(self._connections.jobs, most_chars=settings.max_body_bytes),
-                most_steps=settings.max_steps,
-            ),
+            work=self._model.new_work(self.engine, context),
+            parents=self._connections.parents,
             admission=self.admission,
             frames=self.frames,
             lease_s=self._lease_s,

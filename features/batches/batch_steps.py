@@ -14,11 +14,11 @@ from sqlalchemy import Connection, text
 from headrace.features.batches.batches import COLUMNS, Batch, from_row
 from headrace.features.files.blob_storage import BlobWriter
 from headrace.features.files.files import Purpose, add
+from headrace.features.flows.store.settling import settle
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.acceptance import Accepted, NewJob, accept_within
-from headrace.store.jobs.flow_settling import settle
 from headrace.store.jobs.terminal import conclude
 from headrace.store.json_text import dump_json
 from headrace.store.schema.batch_states import BatchStatus

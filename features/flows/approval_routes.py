@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.flows.store import approvals
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
@@ -19,9 +20,8 @@ from headrace.producer_api.jobs.approval_views import (
 )
 from headrace.producer_api.jobs.job_routes import JobId
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.store.calls import approvals
-from headrace.store.calls.approvals import Approval, ApprovalState
 from headrace.store.db.database import Database
+from headrace.store.payloads.tool_approval import Approval, ApprovalState
 
 router = APIRouter(prefix="/v1", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

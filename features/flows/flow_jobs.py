@@ -1,7 +1,7 @@
 """Submits jobs of several steps: all steps are checked and stored with the job, or nothing is.
 
 References to the job's input are filled in here. A step without other references is prepared here too, as every job is;
-one with references to outputs is prepared by its worker (``workers.runs.step_inputs``), and its tokens are estimated
+one with references to outputs is prepared by its worker (``running.step_inputs``), and its tokens are estimated
 until then. Each step keeps the version that its model names now; a rollout's candidate gets no steps.
 """
 

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from headrace.features.flows.tools.mcp_client import McpRefused, McpStatus
+from headrace.features.flows.tools.mcp_servers import McpServers
+from headrace.features.flows.tools.mcp_stdio import CommandUnknown
 from headrace.policy.schemas import check_schema
-from headrace.store.calls.mcp_client import McpRefused, McpStatus
-from headrace.store.calls.mcp_servers import McpServers
-from headrace.store.calls.mcp_stdio import CommandUnknown
 from headrace.store.calls.ssrf_guard import CallFailed
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.conversation import FunctionSpec

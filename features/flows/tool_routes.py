@@ -19,6 +19,9 @@ from headrace.features.flows.tool_views import (
     ToolObject,
     tool_object,
 )
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.mcp_servers import servers_of
+from headrace.features.flows.tools.tools import StoredTool
 from headrace.policy.schemas import check_schema
 from headrace.producer_api.access.auth import WebhooksAdmin
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
@@ -26,12 +29,9 @@ from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.calls.addresses import check_url
-from headrace.store.calls.mcp_servers import servers_of
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
-from headrace.store.tools import tools
-from headrace.store.tools.tools import StoredTool
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -9,6 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.features.flows.retrieval_steps import check_retrieval, embedding_of
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.builtin import BUILT_IN, FILE_SEARCH
+from headrace.features.flows.tools.tools import StoredTool
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.store.errors import InvalidRequest, NotFound
@@ -22,12 +26,8 @@ from headrace.store.payloads.tool_approval import named_in, needs_approval
 from headrace.store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tools import tools
-from headrace.store.tools.builtin import BUILT_IN, FILE_SEARCH
-from headrace.store.tools.tools import StoredTool
 
 FIELD = "server_tools"
 

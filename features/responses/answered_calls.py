@@ -4,7 +4,7 @@
     mcp_approval_request mcpr_1   ──▶    mcp_approval_response mcpr_1 ──▶ step call_1, with a row of ``tool_approvals``
 
 The row is stored with the job and says at once what was answered, so the worker of the step reads it as that of a call
-that has waited (``store.calls.approvals``). Its id is that of the request, so an approval is answered once.
+that has waited (``features.flows.store.approvals``). Its id is that of the request, so an approval is answered once.
 """
 
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from headrace.features.flows.tools.builtin import FILE_SEARCH
 from headrace.features.responses.answered_calls import ITEM
 from headrace.features.responses.response_tools import FunctionTool
 from headrace.producer_api.http.unknown_fields import unsupported
@@ -18,7 +19,6 @@ from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_approval import ApprovalByName, RequireApproval, named_in, needs_approval
 from headrace.store.payloads.tool_definition import server_of
-from headrace.store.tools.builtin import FILE_SEARCH
 
 if TYPE_CHECKING:
     from headrace.features.responses.mcp_tools import CalledTools

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from headrace.features.flows.task import error_text
+from headrace.features.flows.tools.builtin import FILE_SEARCH
 from headrace.features.responses.mcp_tools import label_of
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, has_turns, turns_of
@@ -11,8 +13,6 @@ from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.step_payload import FAULT
 from headrace.store.schema.job_states import JobState
-from headrace.store.tasks.call_tool import error_text
-from headrace.store.tools.builtin import FILE_SEARCH
 
 Item = dict[str, Any]
 

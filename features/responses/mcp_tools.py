@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tools import StoredTool
 from headrace.features.responses.mcp_approvals import merged_rule, waiting_in
 from headrace.features.responses.response_tools import MCP, FunctionTool
 from headrace.producer_api.http.unknown_fields import unsupported
@@ -18,8 +20,6 @@ from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import SEPARATOR, McpServer
-from headrace.store.tools import tools
-from headrace.store.tools.tools import StoredTool
 
 if TYPE_CHECKING:
     from headrace.features.responses.response_request import ResponseRequest

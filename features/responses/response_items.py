@@ -29,7 +29,7 @@ from headrace.features.responses.response_tools import flat_name
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.payloads.strict_model import Body
-from headrace.store.tasks.call_tool import MOST_REASON_CHARS
+from headrace.store.payloads.tool_approval import MOST_REASON_CHARS
 
 Item = dict[str, Any]
 

@@ -6,9 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.producer_api.http.views import seconds
-from headrace.store.calls.approvals import Approval, ApprovalState
 from headrace.store.payloads.strict_model import Strict
-from headrace.store.tasks.call_tool import MOST_REASON_CHARS
+from headrace.store.payloads.tool_approval import MOST_REASON_CHARS, Approval, ApprovalState
 
 
 class ApprovalAnswer(Strict):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Header, Path, Query
@@ -24,18 +23,18 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.streaming.job_events import wait_until_ended
 from headrace.producer_api.submission.draft_job import Origin, Receipt
-from headrace.store.calls import approvals
-from headrace.store.calls.approvals import Approval, ApprovalState
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import jobs
+from headrace.store.jobs.answered_calls import CALL_TASK
 from headrace.store.jobs.jobs import Job
+from headrace.store.jobs.parent_part import parent_part
 from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.tool_approval import Approval
 from headrace.store.retention import erasure
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.streams import stream_log
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.flow import FLOW_EXAMPLES, FlowRequest, JobOrFlowRequest, PipelineRequest
 from headrace.store.tasks.registry import TASKS
 from headrace.store.tenants.api_keys import Principal
@@ -174,10 +173,10 @@ async def get_job(
         await runtime.streams.enter(request)
         job = await _wait(request, runtime, job, wait)
     headers = {"X-Model-Version": str(job.model_version)}
-    steps, waiting_for = None, []
+    steps, waiting_for = None, list[Approval]()
     if job.task == FLOW_TASK:
         steps = [*map(restored, await run_in_threadpool(jobs.list_steps, runtime.db, principal.tenant_id, job.id))]
-        waiting_for = await _waiting_for(runtime, job, steps)
+        waiting_for = [*await _waiting_for(runtime, job, steps)]
     if job.state.is_terminal:
         return JsonResponse(job_views.job_object(job, steps=steps), headers=headers)
     place = None
@@ -197,12 +196,11 @@ def _place_of(runtime: Runtime, job: Job) -> QueuePosition | None:
     return replace(place, starts_at=None)
 
 
-async def _waiting_for(runtime: Runtime, job: Job, steps: Sequence[Job]) -> list[Approval]:
+async def _waiting_for(runtime: Runtime, job: Job, steps: Sequence[Job]) -> Sequence[Approval]:
     """Return the approvals that calls of the job wait for. Costs a query only if a call has not begun."""
-    if not any(step.task == CALL_TOOL.name and step.state is JobState.QUEUED for step in steps):
+    if not any(step.task == CALL_TASK and step.state is JobState.QUEUED for step in steps):
         return []
-    read = partial(approvals.list_approvals, state=ApprovalState.PENDING, job_id=job.id, descending=False)
-    return await run_in_threadpool(read, runtime.db, job.tenant_id)
+    return await run_in_threadpool(parent_part().waiting_for, runtime.db, job.tenant_id, job.id)
 
 
 @router.post("/{job_id}/cancel", response_model=JobObject, summary="Cancel a job")

@@ -10,11 +10,11 @@ from pydantic import BaseModel, Field
 
 from headrace.producer_api.http.views import rounded, seconds
 from headrace.producer_api.jobs.approval_views import ApprovalObject, approval_object
-from headrace.store.calls.approvals import Approval
 from headrace.store.errors import Gone
 from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
 from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.tool_approval import Approval
 from headrace.store.payloads.truncation import Truncated
 from headrace.store.registry.models import queue_name
 from headrace.store.scheduling.backlog import QueuePosition

@@ -12,7 +12,7 @@ from headrace.producer_api.server.request_spans import record_accept
 from headrace.store.errors import Conflict, NotFound, RateLimited, Unavailable
 from headrace.store.ids import new_id
 from headrace.store.jobs import dead_letters, jobs
-from headrace.store.jobs.flow_growth import is_added
+from headrace.store.jobs.flow_turns import is_added
 from headrace.store.jobs.jobs import Idempotency, Job, NewJob
 from headrace.store.registry.models import queue_name
 from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE

@@ -21,13 +21,12 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.streaming.job_events import Event, Restarted, StepHappened, TextPiece, follow
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
-from headrace.store.jobs.answered_calls import CALL_STEP, first_steps
+from headrace.store.jobs.answered_calls import CALL_STEP, CALL_TASK, first_steps
 from headrace.store.jobs.flow_turns import TurnStep, number_of, read_steps
 from headrace.store.jobs.flow_values import read_outputs
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.stream_log import StreamCursor
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.generate import GENERATE
 from headrace.store.tasks.turn_form import CALLS, TurnForm
 
@@ -88,7 +87,7 @@ def _base_of(job: Job) -> str:
 
 def first_calls(job: Job) -> tuple[TurnCall, ...]:
     """Return the calls that a job begins with. They are steps of its request, so their ids are not known here."""
-    steps = {str(step["name"]): step for step in job.payload["steps"] if step.get("task") == CALL_TOOL.name}
+    steps = {str(step["name"]): step for step in job.payload["steps"] if step.get("task") == CALL_TASK}
     asked = [steps[name]["input"] for name in first_steps(len(steps)) if name in steps]
     return tuple(TurnCall(place, "", "", one["tool"], one["arguments"]) for place, one in enumerate(asked))
 

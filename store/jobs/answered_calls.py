@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
+CALL_TASK: Final = "call_tool"
+"""The task of a step that calls a tool."""
+
 CALL_STEP: Final = "call_{}"
 """The name of the step that makes a call; the first one has the number 1."""
 

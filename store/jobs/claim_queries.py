@@ -85,13 +85,13 @@ WITH ours AS MATERIALIZED (
 SELECT ours.id, ours.is_cancelled, renewed.id IS NOT NULL AS is_renewed FROM ours LEFT JOIN renewed USING (id)
 """)
 
-_DONE = """done AS (
+DONE = """done AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id text, source text, epoch bigint, state text, output jsonb, error jsonb, usage jsonb, deltas jsonb,
         num_deltas int, lineage jsonb, logprobs jsonb)
 )"""
 
-_STREAMS = """streams AS (
+STREAMS = """streams AS (
     INSERT INTO job_streams (job_id, epoch, deltas, num_deltas, lineage, logprobs)
     SELECT id, done.epoch, done.deltas, done.num_deltas, done.lineage, done.logprobs
     FROM done JOIN ended USING (id)
@@ -100,7 +100,7 @@ _STREAMS = """streams AS (
 
 # End jobs: the outcome, the stored stream and all that ``terminal.CONCLUDED`` adds. One statement is one transaction.
 FINISH = text(f"""
-WITH {_DONE}, held AS (
+WITH {DONE}, held AS (
     SELECT jobs.id
     FROM jobs JOIN done USING (id, epoch) WHERE jobs.state = 'running'
     FOR NO KEY UPDATE OF jobs SKIP LOCKED
@@ -111,12 +111,12 @@ WITH {_DONE}, held AS (
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.epoch = done.epoch AND jobs.state = 'running'
     RETURNING {ENDED}
-), {_STREAMS}, {CONCLUDED}
+), {STREAMS}, {CONCLUDED}
 """)
 
 # End jobs that wait for the answer of their source. They get its epoch, because their stream is that of the source.
 FINISH_SHARERS = text(f"""
-WITH {_DONE}, held AS (
+WITH {DONE}, held AS (
     SELECT jobs.id
     FROM jobs JOIN done ON done.id = jobs.id AND done.source = jobs.cache_source WHERE jobs.state = 'queued'
     FOR NO KEY UPDATE OF jobs SKIP LOCKED
@@ -127,18 +127,7 @@ WITH {_DONE}, held AS (
     FROM done JOIN held USING (id)
     WHERE jobs.id = done.id AND jobs.cache_source = done.source AND jobs.state = 'queued'
     RETURNING {ENDED}
-), {_STREAMS}, {CONCLUDED}
-""")
-
-# End flows. They get the epoch of their answer, because their stream is that of this step.
-FINISH_FLOWS = text(f"""
-WITH {_DONE}, ended AS (
-    UPDATE jobs SET
-        state = done.state, output = done.output, error = done.error, usage = done.usage, epoch = done.epoch,
-        completed_at = clock_timestamp(), owner = NULL, lease_expires_at = NULL
-    FROM done WHERE jobs.id = done.id AND jobs.task = 'flow' AND jobs.state IN ('queued', 'running')
-    RETURNING {ENDED}
-), {_STREAMS}, {CONCLUDED}
+), {STREAMS}, {CONCLUDED}
 """)
 
 # Give jobs back. An attempt that was released without fault (a drain) is not charged. ``verdict`` decides whether a job

@@ -20,15 +20,11 @@ from headrace.store.db.database import Database
 from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.errors import CannotOpen, Unavailable
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs import claim_queries, flow_beginnings, flow_growth, flow_settling
+from headrace.store.jobs import claim_queries
 from headrace.store.jobs.end_part import end_parts
-from headrace.store.jobs.finish_rows import Added as Added
-from headrace.store.jobs.finish_rows import AddedStep as AddedStep
-from headrace.store.jobs.finish_rows import AskedApproval as AskedApproval
 from headrace.store.jobs.finish_rows import Finish as Finish
 from headrace.store.jobs.finish_rows import encode, row_of
-from headrace.store.jobs.flow_beginnings import BegunStep
-from headrace.store.jobs.flow_settling import Settled as Settled
+from headrace.store.jobs.parent_part import BegunStep, Settled, parent_part
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import Seal, SealContext, open_columns, seal_columns
@@ -147,12 +143,12 @@ def claim(
     return claims
 
 
-def _note_begun(db: Database, steps: Sequence[Claim]) -> list[str]:
+def _note_begun(db: Database, steps: Sequence[Claim]) -> Sequence[str]:
     """Note in the flows of these steps that they have begun. Without it a flow begins when its first step ends."""
     failpoint("flow.noting")
     begun = [BegunStep(one.parent_id or "", one.job_id, one.step or "", one.attempt) for one in steps]
     try:
-        return flow_beginnings.note_begun(db, begun)
+        return parent_part().note_begun(db, begun)
     except Unavailable as error:
         log.warning("step_not_noted", num_steps=len(steps), error=error.message)
         return []
@@ -209,23 +205,21 @@ def finish(
     concerned = [part for part in end_parts() if any(map(part.concerns, finishes))]
     steps = {finish.job_id: finish.parent_id for finish in finishes if finish.parent_id is not None}
     more = {finish.job_id: finish.stored for finish in finishes if finish.stored is not None}
-    flows = frozenset[str]()
+    settled = Settled()
     # Most jobs concern no feature and are no steps: then it is one statement, which is its own transaction.
     with db.begin() if concerned or steps or more else db.autocommit() as connection:
         if steps:
-            flows = flow_settling.lock_free(connection, {*steps.values()})
-            finishes = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
-            rows = _end_rows(finishes, db.seal)
-        if any(finish.added is not None for finish in finishes):
-            finishes = flow_growth.bounded(connection, finishes)
+            flows = parent_part().lock_free(connection, {*steps.values()})
+            free = [one for one in finishes if one.parent_id is None or one.parent_id in flows]
+            finishes = parent_part().checked(connection, free)
             rows = _end_rows(finishes, db.seal)
         ended = set(connection.execute(claim_queries.FINISH, {"rows": rows, "dead": list(DEAD_LETTER_CODES)}).scalars())
         for part in concerned:
             mine = [finish for finish in finishes if finish.job_id in ended and part.concerns(finish)]
             part.write(connection, mine, db.seal)
         if steps:
-            flow_growth.add(connection, [finish for finish in finishes if finish.job_id in ended], db.seal)
-        settled = flow_settling.settle(connection, flows, db.seal, ended=steps.keys() & ended)
+            done = [finish for finish in finishes if finish.job_id in ended]
+            settled = parent_part().settle(connection, flows, db.seal, ended=steps.keys() & ended, finishes=done)
         for job_id in more.keys() & ended:
             more[job_id].write(connection, db.seal)
         if steps:
@@ -247,13 +241,14 @@ def release(db: Database, releases: Sequence[Release]) -> set[str]:
     left out."""
     steps = {release.job_id: release.parent_id for release in releases if release.parent_id is not None}
     with db.begin() as connection:
-        flows = flow_settling.lock_free(connection, {*steps.values()})
+        flows = parent_part().lock_free(connection, {*steps.values()}) if steps else frozenset()
         free = [release for release in releases if release.parent_id is None or release.parent_id in flows]
         rows = [_release_row(release, db.seal) for release in free]
         found = connection.execute(claim_queries.RELEASE, {"rows": encode(rows)}).all()
         ended = [row.id for row in found if row.state != JobState.QUEUED]
         conclude(connection, ended)
-        flow_settling.settle(connection, flows, db.seal, ended=steps.keys() & set(ended))
+        if steps:
+            parent_part().settle(connection, flows, db.seal, ended=steps.keys() & set(ended))
     return {row.id for row in found}
 
 

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, RowMapping
 
 from headrace.store.errors import InvalidRequest
-from headrace.store.ids import new_id
 from headrace.store.json_text import dump_json
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import Seal, SealContext, open_columns, seal_columns, seal_job
@@ -23,56 +22,13 @@ class EndRows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AskedApproval:
-    """An approval that an added step waits for: of a call of ``tool``, for ``within_s`` seconds."""
-
-    tool: str
-    within_s: float
-    id: str = field(default_factory=lambda: new_id("apr"))
-
-
-@dataclass(frozen=True, slots=True)
-class AddedStep:
-    """A step to add. ``needs``: names of steps; one is the step that adds it, or another added step.
-
-    ``name``: as ``store.jobs.flow_growth.names_after`` makes them.
-    ``payload``, ``input_tokens`` and ``cost_tokens`` are as of a step that was accepted with its job: references to
-    outputs are marks (``store.payloads.step_payload``). ``approval``: the step needs its id too, as
-    if it were a step, until it was decided.
-    """
-
-    name: str
-    task: str
-    model: str
-    model_version: int
-    payload: dict[str, Any]
-    input_tokens: int
-    cost_tokens: int
-    needs: tuple[str, ...]
-    approval: AskedApproval | None = None
-    id: str = field(default_factory=lambda: new_id("job"))
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """What the end of a step adds. ``answer``: the name of the added step that is now the answer of the job.
-
-    Only the step that is the answer may name one; without it the answer stays. ``most_steps``: of the whole flow.
-    """
-
-    steps: tuple[AddedStep, ...]
-    answer: str | None = None
-    most_steps: int = 16
-
-
-@dataclass(frozen=True, slots=True)
 class Finish:
     """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
 
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
     each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
     claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
-    of a step. ``added``: the steps that a step brings, if it has succeeded. ``stored``: what a feature stores
+    of a step. ``added``: what it adds to the flow, if it has succeeded. ``stored``: what a feature stores
     with the end of the job.
     """
 
@@ -89,7 +45,7 @@ class Finish:
     marks: Marks = ()
     is_source: bool = False
     parent_id: str | None = None
-    added: Added | None = None
+    added: Any = None
     stored: EndRows | None = None
 
     def __post_init__(self) -> None:

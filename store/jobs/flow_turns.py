@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
-from headrace.store.jobs.flow_growth import MARK
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import SealContext
+
+MARK: Final = ":"
+"""In the names of added steps, and in no name that a caller may give."""
 
 # Read these steps of a flow.
 _STEPS = text("""
@@ -36,6 +38,11 @@ def number_of(name: str, base: str) -> int | None:
         return 0
     found, _, number = name.partition(MARK)
     return int(number) if found == base and number.isdigit() else None
+
+
+def is_added(name: str) -> bool:
+    """True for the name of a step that another step brought, and not the caller's request."""
+    return name.rpartition(MARK)[2].isdigit() and MARK in name
 
 
 def read_steps(db: Database, tenant_id: str, flow_id: str, base: str, *, first: int, most: int) -> Sequence[TurnStep]:

@@ -25,8 +25,8 @@ from headrace.store.jobs.acceptance import (
     job_of_key,
     job_of_repeated_body,
 )
-from headrace.store.jobs.flow_settling import settle
 from headrace.store.jobs.job_rows import Job, job_of, just_accepted, select_jobs
+from headrace.store.jobs.parent_part import parent_part
 from headrace.store.jobs.terminal import conclude
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import FLOW_TASK, JobState
@@ -331,7 +331,7 @@ def _cancel(connection: Connection, seal: Seal, tenant_id: str, job_id: str) -> 
     if asked is not None and asked.state == JobState.CANCELLED:
         conclude(connection, [job_id])
     if asked is not None and asked.task == FLOW_TASK:
-        settle(connection, [job_id], seal)
+        parent_part().settle(connection, [job_id], seal)
     job = _get(connection, seal, tenant_id, job_id)
     if asked is None and job.parent_id is not None and not job.state.is_terminal:
         raise Conflict(f"job {job_id} is a step of {job.parent_id}: cancel that", code="job_not_cancellable")

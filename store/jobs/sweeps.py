@@ -15,7 +15,7 @@ from sqlalchemy import Row, text
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership, lead
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs.flow_settling import note_usage, settle
+from headrace.store.jobs.parent_part import parent_part
 from headrace.store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
 from headrace.store.schema.job_states import JobState
 
@@ -206,7 +206,8 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
             failpoint("sweep.midway")
         ended = tuple(row.id for row in rows if row.state != JobState.QUEUED)
         conclude(connection, ended)
-        ended += settle(connection, flows, db.seal, ended=ended).ended
+        if flows:
+            ended += parent_part().settle(connection, flows, db.seal, ended=ended).ended
     states = [row.state for row in rows]
     return SweepResult(
         requeued=states.count(JobState.QUEUED),
@@ -230,13 +231,15 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
         expired = [row.id for row in rows]
         flows = [row.id for row in rows if row.is_flow]
         # Before they end: the trigger that writes the usage ledger reads the usage then.
-        note_usage(connection, flows)
+        if flows:
+            parent_part().note_usage(connection, flows)
         if expired:
             connection.execute(_EXPIRE, {"ids": expired})
             failpoint("sweep.midway")
         steps = list(connection.execute(_EXPIRE_STEPS, {"flows": flows}).scalars()) if flows else []
         conclude(connection, [*expired, *steps])
-        settle(connection, flows, db.seal, ended=steps)
+        if flows:
+            parent_part().settle(connection, flows, db.seal, ended=steps)
     return expired
 
 
@@ -248,7 +251,8 @@ def fail_rejected(db: Database, limit: int = 500) -> list[str]:
         if failed:
             failpoint("sweep.midway")
         conclude(connection, failed)
-        failed += settle(connection, flows, db.seal, ended=failed).ended
+        if flows:
+            failed += parent_part().settle(connection, flows, db.seal, ended=failed).ended
     return failed
 
 

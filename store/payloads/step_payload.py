@@ -15,10 +15,10 @@ REFERENCES: Final = "references"
 
 THEN: Final = "then"
 """The field of the payload of a step that may add steps when it has ended: ``{"kind": …}`` and what that kind needs
-(``workers.runs.added_steps``). The task does not see it."""
+(``features.flows.running.added_steps``). The task does not see it."""
 
 TOOLS: Final = "tools"
-"""The kind of ``then`` of a step whose text may call tools that the server calls (``workers.runs.tool_steps``)."""
+"""The kind of ``then`` of a step whose text may call tools of the server (``features.flows.running.tool_steps``)."""
 
 TOOLS_WITH_APPROVAL: Final = "tools_with_approval"
 """The same, and some of the calls wait for an approval. Its own kind, because a release without approvals would make

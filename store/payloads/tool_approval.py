@@ -1,5 +1,8 @@
 """Which calls of tools wait for an approval, in the form of OpenAI's MCP tool: ``always``, ``never``, or by name."""
 
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints, model_validator
@@ -7,6 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 from headrace.store.payloads.strict_model import Strict
 
 MOST_NAMES: Final = 128
+MOST_REASON_CHARS: Final = 1000
+"""Of an answer to an approval."""
 
 ToolName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Rule = Literal["always", "never"]
@@ -56,3 +61,36 @@ def named_in(rule: RequireApproval) -> frozenset[str]:
 
 def _names(tools: NamedTools | None) -> frozenset[str]:
     return frozenset() if tools is None else frozenset(tools.tool_names)
+
+
+class ApprovalState(StrEnum):
+    """The state of an approval. Only ``pending`` changes."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    """Nobody answered in time: for the model it is a refusal."""
+    CANCELLED = "cancelled"
+    """The job has ended before an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A call that waits or has waited. ``job_id``: the job; ``step`` and ``step_id``: its step that makes the call.
+
+    ``arguments``: as the model wrote them; None if they are no longer kept. ``decided_by``: the id of a key.
+    """
+
+    id: str
+    job_id: str
+    step: str
+    step_id: str
+    tool: str
+    arguments: str | None
+    state: ApprovalState
+    created_at: datetime
+    expires_at: datetime
+    decided_at: datetime | None
+    decided_by: str | None
+    reason: str | None

@@ -10,7 +10,6 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     prompt_tables,
     queue_tables,
     retention_tables,
-    tool_tables,
     usage_tables,
 )
 from headrace.store.schema.tables import metadata as metadata

@@ -9,7 +9,7 @@ primary key makes a second terminal state impossible even for a mistaken stateme
                                        queued ──answer of another job──▶ succeeded | failed
 
 A job of several steps is queued until its first step begins, running until its last one has ended
-(``store.jobs.flow_settling``).
+(``features.flows.store.settling``).
 """
 
 from enum import StrEnum

@@ -14,7 +14,6 @@ from headrace.assembly import parts
 from headrace.store.errors import CannotLoadHere
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.schema.job_states import FLOW_TASK
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.generate import GENERATE
 from headrace.store.tasks.own_task import OwnTaskSpec, find_own_tasks
 from headrace.store.tasks.task_spec import TaskSpec
@@ -23,13 +22,10 @@ DEFAULT_TASK = GENERATE
 """The task of a request that names none."""
 
 _OURS = (GENERATE, *parts("task", TaskSpec))
-OWN_TASKS: tuple[OwnTaskSpec, ...] = (
-    CALL_TOOL,
-    *find_own_tasks({FLOW_TASK, CALL_TOOL.name, *(task.name for task in _OURS)}),
-)
-"""The tasks of other packages that are installed beside Headrace, and that of tools, which is declared as they are."""
+_ALL = (*_OURS, *find_own_tasks({FLOW_TASK, *(task.name for task in _OURS)}))
+OWN_TASKS = tuple(task for task in _ALL if isinstance(task, OwnTaskSpec))
+"""The tasks of other packages that are installed beside Headrace, and those of features that are declared so."""
 
-_ALL = (*_OURS, *OWN_TASKS)
 TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL}
 
 MODEL_TASKS: Mapping[str, TaskSpec] = {task.name: task for task in _ALL if not task.served_by}

@@ -3,14 +3,14 @@
 import sys
 from pathlib import Path
 
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
 from headrace.store.child_process import Child, Command
 from headrace.store.db.database import Database
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.ports import free_port
 from headrace.store.registry.models import register_version
 from headrace.store.settings import child_environment
-from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tools import tools
 from tests.chaos.cluster import ROOT, Cluster
 from tests.chaos.tools import CALLER, MODEL, TOOL
 

@@ -21,7 +21,7 @@ def serving_adder(running: Running) -> Iterator[str]:
     env = child_environment({"HEADRACE_HOME": str(running.home.path), **LOCAL})
     headrace = [sys.executable, "-m", "headrace.cli.main"]
     subprocess.run([*headrace, "register", "tools", "--task", "call_tool"], env=env, check=True, capture_output=True)
-    server = [sys.executable, "-m", "tests.workers.tools.mcp_server"]
+    server = [sys.executable, "-m", "tests.features.flows.tools.mcp_server"]
     with (
         subprocess.Popen(server, env=env, stdout=subprocess.PIPE, text=True) as served,
         subprocess.Popen([*headrace, "worker", "--model", "tools"], env=env, stderr=subprocess.DEVNULL) as worker,

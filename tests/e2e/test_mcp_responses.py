@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
+from headrace.features.flows.task import CALL_TOOL
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.registry.models import register_version
 from headrace.store.settings import Settings
-from headrace.store.tasks.call_tool import CALL_TOOL
 from tests.e2e.test_embeddings import calling
 from tests.processes import StartProcess, python
 from tests.workers.conftest import Bench, Duties, worker_command, worker_environment
@@ -23,7 +23,7 @@ LOCAL = {"webhook_allow_http": True, "webhook_allow_networks": ("127.0.0.0/8",)}
 def test_a_response_calls_a_server_of_mcp_and_streams_what_happens(
     settings: Settings, db: Database, start_process: StartProcess
 ) -> None:
-    served = start_process(python("-m", "tests.workers.tools.mcp_server"))
+    served = start_process(python("-m", "tests.features.flows.tools.mcp_server"))
     found = re.search(r"ports=(\d+),", served.wait_log(";"))
     assert found is not None
     url = f"http://127.0.0.1:{found[1]}/mcp"

@@ -14,11 +14,12 @@ from typing import Any
 
 import redis
 
+from headrace.features.flows.store.added import Added
 from headrace.models.engine.requests import FinishReason
 from headrace.prompts.detokenizer import spell
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.db.database import Database
-from headrace.store.jobs.claims import Added, Claim, Finish, Release, claim, finish, release, still_open, still_running
+from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release, still_open, still_running
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs

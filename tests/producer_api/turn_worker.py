@@ -6,6 +6,9 @@ from typing import Any
 import httpx2
 import redis
 
+from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
 from headrace.models.catalog import register
 from headrace.models.engine.requests import FinishReason
 from headrace.store.db.database import Database
@@ -14,12 +17,9 @@ from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.models import register_version
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.stream_log import Frame, StreamPublisher
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.generate import GeneratePayload
-from headrace.store.tools import tools
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import answer
-from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 
 
 class TurnWorker:
@@ -57,7 +57,7 @@ class TurnWorker:
         return claim(self._db, "worker", queue, [step["job_id"]], 60.0)[step["job_id"]]
 
     def _end(self, held: Claim, work: Any) -> None:
-        end = FilledWork(work, StepInputs(self._db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+        end = FilledSteps(StepInputs(self._db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0), work.compute)
         assert isinstance(end, Finish)
         assert finish(self._db, [end])
         if isinstance(work, _Says):

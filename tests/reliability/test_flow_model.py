@@ -17,12 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 from sqlalchemy import text
 
+from headrace.features.flows.store.decisions import Flow, FlowDecision, FlowStep, decide
+from headrace.features.flows.store.stuck_flows import count_stuck_flows
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release
-from headrace.store.jobs.flow_decisions import Flow, FlowDecision, FlowStep, decide
 from headrace.store.jobs.jobs import accept, request_cancel
-from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from tests.store.making import CHAIN, JOIN, QUEUE, MakeJob, Needs, new_flow
@@ -357,6 +357,6 @@ def _fields(found: FlowDecision) -> dict[str, Any]:
 def test_a_wrong_decision_would_be_noticed(
     db: Database, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, broken: Callable[[Decide], Decide]
 ) -> None:
-    monkeypatch.setattr("headrace.store.jobs.flow_settling.decide", broken(decide))
+    monkeypatch.setattr("headrace.features.flows.store.settling.decide", broken(decide))
     with pytest.raises(AssertionError):
         walk(Tables(db, make_job))

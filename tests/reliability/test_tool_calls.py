@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from headrace.features.flows.task import CALL_TOOL
 from headrace.store.registry.models import register_version
-from headrace.store.tasks.call_tool import CALL_TOOL
 from tests.processes import wait_for
 from tests.reliability.client import Client
 from tests.reliability.conftest import Report

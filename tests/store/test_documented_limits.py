@@ -6,11 +6,11 @@ import pytest
 
 from headrace.client.job_calls import MAX_RETRIES
 from headrace.client.webhooks import TOLERANCE_S
+from headrace.features.flows.tools.tools import MAX_TOOLS
 from headrace.features.policy import policies
 from headrace.store.registry import prompt_templates
 from headrace.store.tenants import api_key_admin
 from headrace.store.tenants.usage import DETAIL_S
-from headrace.store.tools.tools import MAX_TOOLS
 
 DOCS = Path(__file__).parents[2] / "docs"
 DAY_S, HOUR_S = 86_400, 3600

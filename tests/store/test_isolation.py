@@ -14,6 +14,7 @@ from headrace.features.batches import batch_steps, batches
 from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import NewBatch
 from headrace.features.files import files, uploads
+from headrace.features.flows.tools import tools
 from headrace.features.policy import policies
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
@@ -33,7 +34,6 @@ from headrace.store.rollouts.rollouts import Step
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_key_admin, tenant_limits
 from headrace.store.tenants.api_keys import authenticate, create_key
-from headrace.store.tools import tools
 from tests.roles import role_url
 from tests.store.making import MakeJob, Query, ask_approval
 from tests.store.registry.test_models import register
@@ -101,7 +101,7 @@ THE_SYSTEMS_OWN = {
         "claims.owned",
         "claims.still_open",
         "claims.still_running",
-        "flow_beginnings.note_begun",
+        "beginnings.note_begun",
         "dispatch_queries.claim_candidates",
         "dispatch_queries.claimable",
         "dispatch_queries.closing",

@@ -8,7 +8,8 @@ import redis
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
-from headrace.store.redis.celery_queue import Hint, fast_lane_list
+from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app, fast_lane_list
+from headrace.store.redis.hint_announcer import HintAnnouncer
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Frame, stream_key
 from headrace.workers.connections import Connections
@@ -70,10 +71,12 @@ def test_frames_are_sealed_kept_as_long_as_set_and_read_again_by_the_next_attemp
 
 
 def test_hints_of_adapters_are_taken_too_and_junk_among_them_is_counted(
-    connections: Connections, redis_client: redis.Redis, junk: list[str]
+    connections: Connections, settings: Settings, redis_client: redis.Redis, junk: list[str]
 ) -> None:
     redis_client.lpush(fast_lane_list("lora@2"), b"no hint")
     assert (connections.fast_lane_hints.take(1.0), junk) == (None, ["junk"])
-    connections.step_signals.start()
-    connections.step_signals.hints.announce(Hint("job_1", "base@1", "x", goes_ahead=True))
+    announcer = HintAnnouncer(HintPublisher(celery_app(settings)))
+    announcer.start()
+    announcer.announce(Hint("job_1", "base@1", "x", goes_ahead=True))
     assert connections.fast_lane_hints.take(20.0) == "job_1"
+    announcer.stop()

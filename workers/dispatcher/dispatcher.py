@@ -116,7 +116,6 @@ class Dispatcher:
             ),
             (Duty("sweep_leases", sweep_s, sweeper.sweep_leases, **locks),),
             (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines, **locks),),
-            (Duty("expire_approvals", sweep_s, sweeper.expire_approvals, **locks),),
             (Duty("fail_rejected", sweep_s, sweeper.fail_rejected, **locks),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
             *row_duties(self._db, settings),

@@ -1,11 +1,10 @@
-"""The duties that end, requeue or free jobs: leases, deadlines, approvals, rejected versions, answers of the cache."""
+"""The duties that end, requeue or free jobs: leases, deadlines, rejected versions, answers of the cache."""
 
 import time
 from collections.abc import Iterable
 
 import structlog
 
-from headrace.store.calls import approvals
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import sweeps
@@ -106,13 +105,6 @@ class JobSweeper:
             log.info("dispatcher.expired", num_jobs=len(expired))
         self.nudge(expired)
         return len(expired) >= SWEEP_ROWS
-
-    def expire_approvals(self) -> bool:
-        """Refuse calls whose approvals have run out of time, in batches; return whether there may be more."""
-        expired = approvals.expire_due(self._db, SWEEP_ROWS)
-        if expired:
-            log.info("dispatcher.approvals_expired", num_approvals=expired)
-        return expired >= SWEEP_ROWS
 
     def fail_rejected(self) -> bool:
         """Fail the queued jobs of rejected versions, in batches; return whether there may be more."""

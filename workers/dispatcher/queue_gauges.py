@@ -1,8 +1,7 @@
-"""The duty that measures for the metrics page: the queues, jobs of several steps that are stuck."""
+"""The duty that measures the queues for the metrics page."""
 
 from headrace.store.db.database import Database
 from headrace.store.db.presence import read_serving
-from headrace.store.jobs.stuck_flows import count_stuck_flows
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.scheduling.backlog import read_backlog
 from headrace.store.scheduling.queue_ages import read_queue_ages
@@ -26,4 +25,3 @@ class QueueMeasurement:
             backlog.paused,
             num_tenants=self._num_tenants,
         )
-        self._metrics.flows_stuck.set(count_stuck_flows(self._db))

@@ -22,7 +22,7 @@ from headrace.store.scheduling import dispatch_queries
 from headrace.store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
 from headrace.store.tasks.registry import BULKY_OUTPUTS
 from headrace.workers.runs.in_flight import Attempt
-from headrace.workers.runs.step_signals import NO_SIGNALS, StepSignals
+from headrace.workers.runs.parent_work import NO_PARENTS, ParentWork
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class ClaimClient:
         engine: Callable[[], str | None] = lambda: None,
         adapters: Callable[[], Sequence[str]] = lambda: (),
         observer: Callable[[str], OnBatch] = lambda _commit: unobserved,
-        signals: StepSignals = NO_SIGNALS,
+        parents: ParentWork = NO_PARENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
@@ -81,7 +81,7 @@ class ClaimClient:
         self._engine = engine
         # The queues of adapters, which this worker serves beside its own.
         self._adapters = adapters
-        self._signals = signals
+        self._parents = parents
         self._clock = clock
         self._round_robin = RoundRobin()
         # One claim at a time, so that the claims in Postgres can be compared with those known here.
@@ -187,7 +187,7 @@ class ClaimClient:
             capacity=self._capacity(),
             engine=self._engine(),
             adapters=self._adapters(),
-            on_begun=self._signals.begun,
+            on_begun=self._parents.begun,
         )
 
     def give_back_lost(self) -> None:
@@ -301,7 +301,7 @@ class ClaimClient:
     def _finish_all(self, finishes: Sequence[Finish]) -> list[bool | Unavailable]:
         accepted: set[str] = set()
         for part in parts(finishes, _num_bulky_chars, MAX_FINISHED_CHARS):
-            accepted |= claims.finish(self._db, part, self._signals.settled)
+            accepted |= claims.finish(self._db, part, self._parents.settled)
         return self._accepted(finishes, accepted)
 
     def _release_all(self, releases: Sequence[Release]) -> list[bool | Unavailable]:

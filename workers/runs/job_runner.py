@@ -34,6 +34,7 @@ from headrace.workers.runs.claim_client import ClaimClient
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
+from headrace.workers.runs.parent_work import NO_PARENTS, ParentWork
 from headrace.workers.runs.stream_publisher import FrameQueue
 
 log = structlog.get_logger(__name__)
@@ -172,6 +173,7 @@ class JobRunner:
         claim_client: ClaimClient,
         in_flight: InFlightAttempts,
         work: Work,
+        parents: ParentWork = NO_PARENTS,
         admission: EngineAdmission,
         frames: FrameQueue,
         lease_s: float,
@@ -181,6 +183,7 @@ class JobRunner:
         self._claim_client = claim_client
         self._in_flight = in_flight
         self._work = work
+        self._parents = parents
         self._admission = admission
         self._frames = frames
         self._lease_s = lease_s
@@ -194,7 +197,7 @@ class JobRunner:
         Returns the stored outcome, or that the job went back to the queue; None if the job was not claimed or was lost.
         """
         try:
-            return self._run(job_id, self._work.compute, urgent=urgent)
+            return self._run(job_id, self._compute, urgent=urgent)
         except Exception as error:  # noqa: BLE001 - the job comes back after its lease; Celery would log the text
             _log_unexpected(error, job_id)
             return None
@@ -209,7 +212,7 @@ class JobRunner:
     def run_claimed(self, attempt: Attempt) -> None:
         """Run an attempt that was claimed without a message, to its outcome. Raises nothing."""
         try:
-            self._run_claimed(attempt, self._work.compute)
+            self._run_claimed(attempt, self._compute)
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, attempt.job_id)
 
@@ -234,6 +237,10 @@ class JobRunner:
             finally:
                 self._in_flight.remove(attempt)
                 self._frames.forget(attempt.id)
+
+    def _compute(self, attempt: Attempt) -> Finish | Retry:
+        compute = self._work.compute
+        return compute(attempt) if attempt.claim.parent_id is None else self._parents.compute(attempt, compute)
 
     def _guarded(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry:
         try:

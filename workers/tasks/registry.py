@@ -5,19 +5,16 @@ from functools import partial
 
 from headrace.assembly import parts
 from headrace.store.registry.models import ModelVersion
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tasks.generate import GENERATE
 from headrace.store.tasks.registry import OWN_TASKS, known_task
-from headrace.workers.tasks.call_tool import load_tool_model
 from headrace.workers.tasks.generate import load_generate_model
 from headrace.workers.tasks.own_task import load_own_model
 from headrace.workers.tasks.task_model import LoadModel, ModelPart
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,
-    **{part.task.name: part.load for part in parts("model", ModelPart)},
     **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
-    CALL_TOOL.name: partial(load_tool_model, CALL_TOOL),
+    **{part.task.name: part.load for part in parts("model", ModelPart)},
 }
 
 

@@ -7,12 +7,12 @@ import pytest
 import redis
 from openai import OpenAI
 
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry.models import register_version
-from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tools import tools
 from tests.features.batches.test_batch_routes import make, read
 from tests.features.batches.test_batch_routes import wait_for as wait_for_status
 from tests.processes import wait_for

@@ -10,12 +10,13 @@ from headrace.features.encryption.master_keys import new_key
 from headrace.features.files import files
 from headrace.features.files.blob_storage import open_blobs, read_blocks
 from headrace.features.files.files import Purpose
+from headrace.features.flows.store.approvals import decide
+from headrace.features.flows.tools import tools
 from headrace.features.responses import conversations, stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
 from headrace.features.webhooks.outbox import take_due
 from headrace.features.webhooks.secrets import rotate_webhook_secret
-from headrace.store.calls.approvals import decide
 from headrace.store.db.database import Database
 from headrace.store.db.seal_part import open_seal
 from headrace.store.errors import CannotOpen
@@ -29,7 +30,6 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
 from headrace.store.streams.stream_log import Frame, StreamPublisher
-from headrace.store.tools import tools
 from tests.store.making import QUEUE, MakeJob, ask_approval
 
 HANDED_BACK = Checkpoint(("said",), ((1,),), logprobs=((LogprobRow(1, -0.5),),))

@@ -23,15 +23,15 @@ from headrace.features.encryption.vault import Vault
 from headrace.features.files import files
 from headrace.features.files.blob_storage import FolderBlobs
 from headrace.features.files.files import Purpose
+from headrace.features.flows.tools import tools
 from headrace.store.db.database import Database
 from headrace.store.seal import PLAIN as PLAIN_SEAL
 from headrace.store.seal import Seal
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Frame, StreamPublisher, forget, stream_key
-from headrace.store.tools import tools
+from tests.features.flows.tools.test_tools import definition
 from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query
-from tests.store.tools.test_tools import definition
 
 OLD, NEW = {"old": bytes(32)}, {"new": bytes(range(32))}
 BOTH = Vault({**NEW, **OLD})

@@ -5,17 +5,16 @@ from typing import Any
 import httpx2
 import pytest
 
-from headrace.store.calls.approvals import verdict_of
+from headrace.features.flows.model import load_tool_model
+from headrace.features.flows.store.approvals import verdict_of
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_results import CallResult, ToolOrder, refusal_of
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import claim
 from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tenants.api_keys import create_key, create_tenant
-from headrace.store.tools import tools
-from headrace.workers.tasks.call_tool import load_tool_model
-from headrace.workers.tools.tool_results import CallResult, ToolOrder, refusal_of
 from tests.cases import some_of
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
@@ -142,7 +141,7 @@ def test_nobody_is_asked_for_a_call_whose_arguments_do_not_fit(
     job = api.get(f"/v1/jobs/{job_id}").json()
     assert [(one["tool"], one["arguments"]) for one in job["waiting_for"]] == [("weather", "")]
     tools.replace(db, tenant, stored.id, HttpTool(url=URL), actor="t")
-    model = load_tool_model(CALL_TOOL, caller_model, settings, read_nothing)
+    model = load_tool_model(caller_model, settings, read_nothing)
     for number, arguments in enumerate(wrong, 2):
         held = run(db, api, job_id, f"answer:{number}", {"text": "seen below", "is_error": True})
         found = model.encoder.call(model.read(held.payload).options)

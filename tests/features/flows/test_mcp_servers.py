@@ -10,14 +10,14 @@ import orjson
 import pytest
 
 from headrace.features.flows.server_listing import server_with, with_tools
+from headrace.features.flows.tools import tools
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.tool_definition import McpEndpoint
 from headrace.store.settings import Settings
-from headrace.store.tools import tools
+from tests.features.flows.tools.test_mcp_client import as_json, server
 from tests.producer_api.calling import error_of
 from tests.producer_api.serving import serving
-from tests.store.calls.test_mcp_client import as_json, server
 from tests.workers.receiver import Answer, Call, Receiver
 
 TOOLS = "/v1/tools"

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.flows.tools import tools
 from headrace.store.db.database import Database
-from headrace.store.tools import tools
 from tests.cases import some_of
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient

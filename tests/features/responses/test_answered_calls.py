@@ -5,15 +5,16 @@ from functools import partial
 
 import pytest
 
+from headrace.features.flows.store.approvals import list_approvals, verdict_of
 from headrace.features.responses.answered_calls import ANSWERED, ITEM
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import list_entries
-from headrace.store.calls.approvals import ApprovalState, list_approvals, verdict_of
 from headrace.store.db.database import Database
 from headrace.store.db.group_commit import isolated
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import first_steps
 from headrace.store.jobs.jobs import Accepted, NewJob, accept
+from headrace.store.payloads.tool_approval import ApprovalState
 from tests.refusals import Naming
 from tests.sealing import TurnedSeal
 from tests.store.making import MakeJob, Query, new_flow

@@ -10,12 +10,14 @@ from openai import OpenAI
 from openai.types.responses.response_input_param import McpApprovalResponse
 from openai.types.responses.response_output_item import McpApprovalRequest
 
+from headrace.features.flows.store.approvals import verdict_of
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_results import refusal_of
 from headrace.features.policy import policies
 from headrace.features.responses.mcp_approvals import ASKED, answered_calls, merged_rule
 from headrace.features.responses.mcp_tools import CalledTools
 from headrace.features.responses.response_request import ResponseRequest
 from headrace.store import audit_log as audit
-from headrace.store.calls.approvals import verdict_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall
@@ -23,8 +25,6 @@ from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.tenants.api_keys import create_key, create_tenant
-from headrace.store.tools import tools
-from headrace.workers.tools.tool_results import refusal_of
 from tests.cases import some_of
 from tests.features.responses.test_mcp_tools import ASKING, CALL, SERVER, tracker, until, worker_of
 from tests.producer_api.calling import num_jobs

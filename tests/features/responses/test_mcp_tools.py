@@ -9,6 +9,8 @@ import pytest
 import redis
 from openai import OpenAI
 
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
 from headrace.features.responses.mcp_tools import CalledTools, called_by
 from headrace.features.responses.response_request import ResponseRequest
 from headrace.models.catalog import register
@@ -18,9 +20,7 @@ from headrace.store.jobs import jobs
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry.models import register_version
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tenants.api_keys import create_tenant
-from headrace.store.tools import tools
 from tests.cases import some_of
 from tests.producer_api.calling import num_jobs
 from tests.producer_api.turn_worker import TurnWorker

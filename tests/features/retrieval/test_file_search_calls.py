@@ -5,12 +5,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
 from headrace.features.policy import policies
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.workers.runs.in_flight import Attempt
-from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
 from tests.features.retrieval.test_retrieval_jobs import MILL, Ends, claimed, new_store
 from tests.producer_api.submission.test_tool_jobs import (
@@ -38,7 +38,7 @@ def submitted(api: httpx2.Client, store_id: str, **changes: Any) -> str:
 def search(db: Database, api: httpx2.Client, job_id: str, name: str) -> Claim:
     """End a step that searches, as the worker of its model does."""
     held = claimed(db, api, job_id, name)
-    end = FilledWork(Ends(db, ""), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledSteps(StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0), Ends(db, "").compute)
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held

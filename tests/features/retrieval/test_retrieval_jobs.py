@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
 from headrace.features.policy import policies
 from headrace.features.retrieval import store_files
 from headrace.features.retrieval.passages import FilePassages, Passage
@@ -27,7 +28,6 @@ from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.runs.in_flight import Attempt
-from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
 from tests.features.openai.test_tools import template_files
 from tests.features.retrieval.test_searched_steps import MODEL
@@ -90,7 +90,7 @@ def claimed(db: Database, api: httpx2.Client, job_id: str, name: str) -> Claim:
 
 def ended(db: Database, held: Claim, said: str = "The headrace.") -> Claim:
     """End a step as a worker does; return its claim with the payload that the model was given."""
-    end = FilledWork(Ends(db, said), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledSteps(StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0), Ends(db, said).compute)
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held

@@ -2,18 +2,16 @@
 
 from contextlib import closing
 
+from headrace.features.flows.store.approvals import list_approvals
 from headrace.features.webhooks import endpoints
-from headrace.store.calls.approvals import (
-    ApprovalState,
-    list_approvals,
-)
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import NewJob, accept
+from headrace.store.payloads.tool_approval import ApprovalState
 from headrace.store.retention.erasure import purge_job
 from headrace.store.settings import Settings
+from tests.features.flows.store.test_approvals import ACTOR, ONE, answer, parked
+from tests.features.flows.store.test_flows import Flow
 from tests.sealing import TurnedSeal
-from tests.store.calls.test_approvals import ACTOR, ONE, answer, parked
-from tests.store.jobs.test_flows import Flow
 from tests.store.making import MakeJob, Query, new_flow
 
 

@@ -10,10 +10,10 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from headrace.features.flows.store.added import Added, AddedStep
 from headrace.features.policy import policies
 from headrace.producer_api.reads.job_loader import restored
 from headrace.store.db.database import Database
-from headrace.store.jobs.claims import Added, AddedStep
 from headrace.store.jobs.jobs import get as get_job
 from headrace.store.jobs.jobs import list_steps
 from headrace.store.payloads.job_payload import EVERY_MODEL

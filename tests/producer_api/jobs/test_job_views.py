@@ -21,9 +21,9 @@ from headrace.producer_api.streaming.job_events import (
     StepHappened,
     TextPiece,
 )
-from headrace.store.calls.approvals import Approval, ApprovalState
 from headrace.store.errors import Gone
 from headrace.store.jobs.jobs import Job, JobEvent
+from headrace.store.payloads.tool_approval import Approval, ApprovalState
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.choices import ChoiceEnd, ChoiceMark

@@ -7,6 +7,9 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
 from headrace.features.policy import policies
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
@@ -15,11 +18,8 @@ from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.schema.job_states import JobState
-from headrace.store.tasks.call_tool import CALL_TOOL
 from headrace.store.tenants.api_keys import create_tenant
-from headrace.store.tools import tools
 from headrace.workers.runs.in_flight import Attempt
-from headrace.workers.runs.step_inputs import FilledWork, StepInputs
 from tests.cases import some_of
 from tests.features.retrieval.test_retrieval_jobs import claimed
 from tests.producer_api.calling import error_of
@@ -78,7 +78,7 @@ def calls(*functions: tuple[str, str]) -> dict[str, Any]:
 def run(db: Database, api: httpx2.Client, job_id: str, name: str, output: dict[str, Any]) -> Claim:
     """End a step as its worker does; return the claim with the payload that its task was given."""
     held = claimed(db, api, job_id, name)
-    end = FilledWork(Says(output), StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0))
+    end = FilledSteps(StepInputs(db), most_steps=16).compute(Attempt(held, 0.0, None, 0.0), Says(output).compute)
     assert isinstance(end, Finish)
     assert finish(db, [end])
     return held

@@ -17,7 +17,7 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.store.db.database import Database
 from headrace.store.db.presence import beat_worker
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import flow_beginnings
+from headrace.store.jobs import claims
 from headrace.store.jobs.claims import (
     Claim,
     Finish,
@@ -33,6 +33,7 @@ from headrace.store.jobs.claims import (
     still_running,
 )
 from headrace.store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
+from headrace.store.jobs.parent_part import parent_part
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.models import register_version
@@ -220,7 +221,8 @@ class TestClaims:
         def away(*_args: object) -> list[str]:
             raise Unavailable("Postgres is away")
 
-        monkeypatch.setattr(flow_beginnings, "note_begun", away)
+        part = replace(parent_part(), note_begun=away)
+        monkeypatch.setattr(claims, "parent_part", lambda: part)
         with capture_logs() as logs:
             start(db, flow.steps[0].id, on_begun=woken.extend)
         assert woken == [other.answer_id]

@@ -10,11 +10,11 @@ from headrace.features.encoders.embed.task import EmbedPayload
 from headrace.features.encoders.rerank.task import RerankPayload
 from headrace.features.encoders.score.task import ScoreInput, ScorePayload
 from headrace.features.encoders.token_classify.task import Entity, TokenClassifyPayload
+from headrace.features.flows.task import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
 from headrace.features.images.classify.task import ImageClassifyPayload
 from headrace.features.images.zero_shot.task import ImageZeroShotInput, ImageZeroShotPayload
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.truncation import Truncated, Truncation
-from headrace.store.tasks.call_tool import CALL_TOOL, ToolCallInput, ToolCallOutput, error_text
 from headrace.store.tasks.generate import (
     MAX_CHOICES,
     MAX_SAMPLES,

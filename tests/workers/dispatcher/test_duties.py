@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from headrace.store.calls import approvals
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult
@@ -156,18 +155,15 @@ def test_each_other_sweep_goes_on_after_a_full_batch_alone(answers: Answers, num
     one = Sweeping()
     ids = tuple(f"job_{number}" for number in range(num))
     answers.to(sweeps, "expire_overdue", ids)
-    answers.to(approvals, "expire_due", num)
     answers.to(sweeps, "fail_rejected", ids)
     turns = (
         one.sweeper.expire_deadlines,
-        one.sweeper.expire_approvals,
         one.sweeper.fail_rejected,
     )
     with capture_logs() as logs:
-        assert [turn() for turn in turns] == [num == SWEEP_ROWS] * 3
+        assert [turn() for turn in turns] == [num == SWEEP_ROWS] * 2
     assert answers.calls == [
         ("expire_overdue", SWEEP_ROWS, 14.0),
-        ("expire_due", SWEEP_ROWS),
         ("fail_rejected", SWEEP_ROWS),
     ]
     assert one.streams.job_ids == [ids] * 2 if num else one.streams.job_ids == []
@@ -175,7 +171,6 @@ def test_each_other_sweep_goes_on_after_a_full_batch_alone(answers: Answers, num
     said = [{name: value for name, value in line.items() if name != "log_level"} for line in logs]
     expected = [
         {"event": "dispatcher.expired", "num_jobs": num},
-        {"event": "dispatcher.approvals_expired", "num_approvals": num},
         {"event": "dispatcher.rejected_failed", "num_jobs": num},
     ]
     assert said == (expected if num else [])
@@ -256,11 +251,9 @@ def test_the_gauges_are_those_of_the_queues_and_their_workers(
     answers.to(queue_gauges, "read_backlog", backlog)
     answers.to(queue_gauges, "read_queue_ages", ())
     answers.to(queue_gauges, "read_serving", {"tiny@1": serving})
-    answers.to(queue_gauges, "count_stuck_flows", 4)
     db: Any = None
     QueueMeasurement(db, metrics, num_tenants=9).turn()
     assert shown == [((backlog.computed, (), {"tiny@1": 2}, frozenset({"tiny@1"})), {"num_tenants": 9})]
-    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 4
 
 
 def test_what_waits_is_told_by_class_with_its_age_and_its_deadline() -> None:

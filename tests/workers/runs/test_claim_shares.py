@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from headrace.features.flows.running.step_signals import RedisSignals
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import claims
 from headrace.store.jobs.claims import Claim, Finish, Release, RowLocked
-from headrace.store.jobs.flow_settling import AnnouncedStep, Settled
+from headrace.store.jobs.parent_part import AnnouncedStep, Settled
 from headrace.store.redis.celery_queue import Hint
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.scheduling.dispatch_queries import RoundRobin
 from headrace.store.schema.job_states import JobState
 from headrace.workers.runs import claim_client, outcome
 from headrace.workers.runs.claim_client import ClaimClient, parts
-from headrace.workers.runs.step_signals import RedisSignals
 from tests.processes import wait_for
 from tests.workers.runs.test_outcome import CLAIM
 

@@ -21,9 +21,9 @@ from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
 from headrace.workers.runs.job_runner import EngineClient, JobRunner
 from headrace.workers.runs.outcome import Retry
+from tests.features.flows.tools.test_tool_caller import value_of
 from tests.workers.engine_stub import EngineStub
 from tests.workers.runs.test_outcome import CLAIM
-from tests.workers.tools.test_tool_caller import value_of
 
 LEASE_S = 10.0
 STEP = replace(CLAIM, parent_id="job_0", is_source=True, queued_s=2.0)

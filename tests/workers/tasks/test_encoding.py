@@ -25,10 +25,10 @@ from headrace.workers.runs.in_flight import Attempt, AttemptId, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.tasks.encoding import EncodeJob, EncodeWork, completed, new_call_engine
 from headrace.workers.tasks.task_model import quiet_setup
+from tests.features.flows.tools.test_tool_caller import value_of
 from tests.processes import wait_for
 from tests.workers.conftest import StartWorker
 from tests.workers.engine_stub import EngineStub
-from tests.workers.tools.test_tool_caller import value_of
 
 ANY: Any = None
 CLAIM = Claim("job_1", "tnt_1", 1, 1, 1, "tiny", 1, {}, 1, None, 0.0, 3, task="embed")

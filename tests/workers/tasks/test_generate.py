@@ -30,10 +30,10 @@ from headrace.store.tenants import api_keys
 from headrace.workers.celery.watchdog import EXIT_ENGINE_DEAD
 from headrace.workers.tasks.generate import GenerateModel
 from headrace.workers.worker_runtime import WorkerRuntime
+from tests.features.flows.tools.test_tool_caller import value_of
 from tests.processes import WAIT_S, wait_for
 from tests.workers.conftest import Bench, Running, StartHost
 from tests.workers.runs.test_outcome import completion
-from tests.workers.tools.test_tool_caller import value_of
 
 
 def test_greedy_output_is_the_same_alone_and_in_a_batch(bench: Bench, start_host: StartHost) -> None:

@@ -35,8 +35,8 @@ from headrace.workers.runs.outcome import Retry
 from headrace.workers.tasks.generate import Generating
 from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
 from headrace.workers.tasks.seeds import sample_seed, seeded
+from tests.features.flows.tools.test_tool_caller import value_of
 from tests.workers.runs.test_outcome import CLAIM, completion
-from tests.workers.tools.test_tool_caller import value_of
 
 ANY: Any = None
 FIRST = replace(CLAIM, epoch=1, attempt=1, queued_s=2.0)

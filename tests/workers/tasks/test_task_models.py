@@ -14,6 +14,12 @@ import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
 from headrace.features.files import files
+from headrace.features.flows import model as call_tool
+from headrace.features.flows.model import ToolModel
+from headrace.features.flows.store.approvals import Verdict
+from headrace.features.flows.task import CALL_TOOL
+from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_results import ToolOrder
 from headrace.features.policy.output_policy import CompiledPolicies, OutputRules
 from headrace.features.retrieval import served as ingest
 from headrace.features.retrieval.document_text import DocumentText
@@ -27,27 +33,23 @@ from headrace.policy.outputs import GuardedOutput, OutputFormat
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
 from headrace.prompts.tokenizer import ByteTokenizer
-from headrace.store.calls.approvals import ApprovalState, Verdict
 from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound, SettingsError, Unavailable
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.tool_approval import ApprovalState
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
-from headrace.store.tasks.call_tool import CALL_TOOL
-from headrace.store.tools import tools
 from headrace.workers.runs import outcome
 from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.engine_admission import EngineAdmission
 from headrace.workers.runs.in_flight import Attempt, InFlightAttempts
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.tasks import call_tool, generate_external, own_task
-from headrace.workers.tasks.call_tool import ToolModel
+from headrace.workers.tasks import generate_external, own_task
 from headrace.workers.tasks.generate_external import NO_SERVER, ServerStart, load_external_model
 from headrace.workers.tasks.own_task import OwnWork
-from headrace.workers.tools.tool_results import ToolOrder
 from tests.processes import wait_for
 from tests.workers.engine_stub import EngineStub
 from tests.workers.tasks.test_encoding import OneRequest

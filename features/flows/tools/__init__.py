@@ -1,0 +1,1 @@
+"""Tools that the server calls: their registry, and the calls over HTTP and MCP."""

@@ -1,1 +1,0 @@
-"""Tools that the server calls for the models of a tenant: what they are, and their rows."""
