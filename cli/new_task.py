@@ -1,6 +1,8 @@
-"""``headrace new-task NAME``: writes the package of a task of your own, with a model folder and a test."""
+"""``headrace new-task NAME``: writes a task of your own with a model and a test, as a package or as a feature."""
 
 import re
+from collections.abc import Mapping
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated
 
@@ -124,12 +126,65 @@ _FILES = {
     "model/words.json": _WORDS,
 }
 
+_FEATURE_TASK = _TASK.replace("NAME_task.runner", "headrace.features.NAME.runner").replace(
+    "from headrace.tasks import Task\n",
+    "from headrace.store.tasks.own_task import spec_of\nfrom headrace.tasks import Task\n",
+)
+
+_INPUTS = '''\
+"""How requests of the task NAME are checked and counted: as TASK says."""
+
+from headrace.features.NAME.task import PART as SPEC
+from headrace.prompts.tasks.own_task import own_inputs
+
+PART = own_inputs(SPEC)
+'''
+
+_MODEL = '''\
+"""What loads the models of the task NAME: its runner."""
+
+from functools import partial
+
+from headrace.features.NAME.task import PART as SPEC
+from headrace.workers.tasks.own_task import load_own_model
+from headrace.workers.tasks.task_model import ModelPart
+
+PART = ModelPart(SPEC, partial(load_own_model, SPEC))
+'''
+
+_ROUTES = '''\
+"""The API of the task NAME: ``POST /v1/tasks/NAME``."""
+
+from headrace.features.NAME.task import PART as SPEC
+from headrace.producer_api.tasks.own_task import own_routes
+
+PART = own_routes(SPEC)
+'''
+
+_FEATURE_FILES = {
+    "features/NAME/__init__.py": '"""The task NAME."""\n',
+    "features/NAME/task.py": f"{_FEATURE_TASK}\nPART = spec_of(TASK)\n",
+    "features/NAME/inputs.py": _INPUTS,
+    "features/NAME/model.py": _MODEL,
+    "features/NAME/task_routes.py": _ROUTES,
+    "features/NAME/runner.py": _RUNNER.replace("NAME_task import", "headrace.features.NAME.task import"),
+    "tests/features/NAME/test_NAME.py": _TEST.replace(
+        "from headrace.tasks import try_out\nfrom NAME_task import TASK",
+        "from headrace.features.NAME.task import TASK\nfrom headrace.tasks import try_out",
+    ).replace("parents[1]", "parent"),
+    "tests/features/NAME/model/words.json": _WORDS,
+}
+
 
 def new_task(
     name: Annotated[str, typer.Argument(help="The task's name, as requests will say it, such as sentiment.")],
     folder: Annotated[
-        Path | None, typer.Option(help="Where it is written; by default ./NAME.", show_default=False)
+        Path | None,
+        typer.Option(help="Where it is written; by default ./NAME, or this checkout.", show_default=False),
     ] = None,
+    feature: Annotated[
+        bool, typer.Option("--feature", help="Write it as a feature of a checkout of Headrace: features/NAME.")
+    ] = False,
 ) -> None:
     """Write the package of a task of your own: schemas, a runner of ten lines, a model folder and a test.
 
@@ -141,11 +196,30 @@ def new_task(
         raise InvalidRequest(
             f"there is a task {name} already, and no process would start with two: choose another name"
         )
+    if feature:
+        _new_feature(name, folder or Path())
+        return
     place = folder or Path(name)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InvalidRequest(f"{place} is there already: give another place with --folder, or remove it")
-    for path, text in _FILES.items():
+    _write(_FILES, name, place)
+    say(f"wrote {place}: next, `pip install -e {place}` into Headrace's environment, and start its processes again")
+
+
+def _new_feature(name: str, checkout: Path) -> None:
+    if not (checkout / "headrace" / "assembly.py").is_file():
+        raise InvalidRequest(f"{checkout.absolute()} is no checkout of Headrace: give its folder with --folder")
+    if iskeyword(name):
+        raise InvalidRequest(f"{name} is a word of Python, and no folder of modules: choose another name")
+    for place in (checkout / "features" / name, checkout / "tests" / "features" / name):
+        if place.exists():
+            raise InvalidRequest(f"{place} is there already: choose another name, or remove it")
+    _write(_FEATURE_FILES, name, checkout)
+    say(f'wrote features/{name} and tests/features/{name}: next, add to FEATURES in headrace/assembly.py: "{name}",')
+
+
+def _write(files: Mapping[str, str], name: str, place: Path) -> None:
+    for path, text in files.items():
         target = place / path.replace("NAME", name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text.replace("NAME", name).replace("DASHED", name.replace("_", "-")))
-    say(f"wrote {place}: next, `pip install -e {place}` into Headrace's environment, and start its processes again")

@@ -1,4 +1,4 @@
-"""Registration of versions for a task of another package: a folder of any files, or nothing but a name."""
+"""Registration of versions for a task that a ``headrace.tasks.Task`` declares: a folder of any files, or no files."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import ModelLoadError
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.tasks.own_task import OwnTaskSpec
-from headrace.store.tasks.registry import OWN_TASKS
+from headrace.store.tasks.registry import TASKS
 
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,9 @@ def register_own(db: Database, options: argparse.Namespace, *, actor: str) -> Mo
 
     Raises ModelLoadError, InvalidRequest.
     """
-    task = next((task for task in OWN_TASKS if task.name == options.task), None)
-    if task is None:
-        known = ", ".join(task.name for task in OWN_TASKS) or "none is installed"
+    task = TASKS.get(options.task)
+    if not isinstance(task, OwnTaskSpec):
+        known = ", ".join(task.name for task in TASKS.values() if isinstance(task, OwnTaskSpec)) or "none is installed"
         raise ModelLoadError(
             f"no package that is installed here has a task {options.task} (known: {known}); for Headrace's own tasks "
             "leave --task out, because the folder names its task"
