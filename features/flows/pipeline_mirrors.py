@@ -14,6 +14,7 @@ from headrace.features.flows.flow_jobs import FlowSubmissions
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.features.flows.pipelines import MIRRORED_INPUT, PipelineVersion
 from headrace.features.rollouts.evidence import Evidence
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
 from headrace.features.rollouts.shadow import EVERY_TENANT, as_mirror, check_shadow, mirror
 from headrace.producer_api.api_part import ApiWork
 from headrace.producer_api.runtime import Runtime
@@ -21,7 +22,6 @@ from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, RequestError
 from headrace.store.jobs.jobs import NewJob
 from headrace.store.keeper import Duty, run_parts
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, active_rollouts
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import PipelineRequest
 from headrace.store.tasks.generate import GENERATE

@@ -11,6 +11,7 @@ from headrace.features.flows.pipeline_mirrors import check_mirrored
 from headrace.features.flows.pipeline_routes import PipelineId
 from headrace.features.flows.pipelines import version_of
 from headrace.features.rollouts import changes
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
 from headrace.features.rollouts.routes import IfMatch, Reason, RolloutId, changed, rollout_answer
 from headrace.features.rollouts.transitions import RolloutAction
 from headrace.features.rollouts.views import (
@@ -28,7 +29,6 @@ from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import NotFound
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, DEFAULT, Kind
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, StickyKey, get_rollout, list_rollouts
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(

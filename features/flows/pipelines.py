@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from headrace.features.rollouts.rollouts import RolloutMode, active_rollout
+from headrace.features.rollouts.routing import point_of, takes_candidate
 from headrace.policy.schemas import Validator, check_schema, first_problem
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.submission_parts import SubmissionParts
@@ -16,8 +18,6 @@ from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
-from headrace.store.rollouts.rollouts import RolloutMode, active_rollout
-from headrace.store.rollouts.routing import point_of, takes_candidate
 from headrace.store.tasks.flow import FlowRequest, PipelineRequest, check_steps
 from headrace.store.tasks.pipeline import Pipeline, check_inputs
 from headrace.store.tenants.api_keys import Principal

@@ -8,6 +8,15 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, text
 
+from headrace.features.rollouts.rollouts import (
+    COLUMNS,
+    Rollout,
+    RolloutKind,
+    RolloutMode,
+    Step,
+    StickyKey,
+    read_rollout,
+)
 from headrace.features.rollouts.transitions import RolloutAction, Transition, after
 from headrace.store.audit_log import record
 from headrace.store.db import presence
@@ -19,7 +28,6 @@ from headrace.store.json_text import dump_json
 from headrace.store.registry import pipeline_aliases
 from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, point, queue_name, version_of
 from headrace.store.registry.versions import check_ready, refuse_rolled_back
-from headrace.store.rollouts.rollouts import COLUMNS, Rollout, RolloutKind, RolloutMode, Step, StickyKey, read_rollout
 
 log = structlog.get_logger(__name__)
 

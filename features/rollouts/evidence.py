@@ -16,8 +16,8 @@ from sqlalchemy import Connection, RowMapping, TextClause, text
 
 from headrace.features.rollouts.bounds import Bounds
 from headrace.features.rollouts.matched_pairs import MEASURES, JobOutcome, JobPair, PairedJobs, bound_of, pair_up
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind
 from headrace.features.rollouts.sequential_test import GroupSums
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind
 from headrace.store.schema.job_states import JobState
 
 WINDOW_S = 30.0

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from headrace.features.rollouts.evidence import Evidence
 from headrace.features.rollouts.judge import Verdict
-from headrace.store.rollouts.rollouts import Rollout
+from headrace.features.rollouts.rollouts import Rollout
 
 MAX_ENTRIES: Final = 240
 """When the history is full, every second entry is dropped: it stays as long as the rollout, and gets coarser."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from headrace.features.rollouts.rollouts import Rollout
 from headrace.store.metrics.registry import begin
-from headrace.store.rollouts.rollouts import Rollout
 
 
 class Judgement(NamedTuple):

@@ -6,10 +6,10 @@ the job where it differs (``job_fallbacks``). An attempt of the stable version n
 
 from sqlalchemy import text
 
+from headrace.features.rollouts.rollouts import Rollout
 from headrace.store.db.database import Database
 from headrace.store.failpoints import failpoint
 from headrace.store.registry.models import queue_name
-from headrace.store.rollouts.rollouts import Rollout
 
 # Move jobs. They may wait again for a hint, and nothing that happened on the candidate counts against them. The output
 # of a lost attempt is not continued: what it had emitted is another version's.

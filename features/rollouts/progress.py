@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind
 from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.registry.models import queue_name
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind
 
 # Counted only as far as the step needs it. A pipeline has steps of several models, so no one queue serves it.
 _READ = """

@@ -17,11 +17,11 @@ from headrace.features.rollouts.history import with_verdict
 from headrace.features.rollouts.judge import Bounds, Verdict, judge
 from headrace.features.rollouts.metrics import Judgement, RolloutMetrics
 from headrace.features.rollouts.progress import Progress, read_job_percent, read_progress
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
 from headrace.features.rollouts.transitions import Transition, next_transition, overdue_s, waits_for
 from headrace.store.db.database import Database
 from headrace.store.errors import RequestError
 from headrace.store.keeper import run_parts
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, rollouts_under_way
 
 log = structlog.get_logger(__name__)
 

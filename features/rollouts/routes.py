@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from headrace.features.rollouts import changes
 from headrace.features.rollouts.evidence_plot import evidence_svg
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
 from headrace.features.rollouts.shadow import check_shadow
 from headrace.features.rollouts.transitions import RolloutAction, Transition
 from headrace.features.rollouts.views import (
@@ -25,7 +26,6 @@ from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, get_rollout, list_rollouts
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(tags=["models"], route_class=StrictJsonRoute, responses=DOCUMENTED)

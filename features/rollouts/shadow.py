@@ -20,14 +20,14 @@ from sqlalchemy import Connection, Row, RowMapping, text
 from headrace.features.rollouts.bounds import Bounds
 from headrace.features.rollouts.evidence import Evidence, outcome_of
 from headrace.features.rollouts.matched_pairs import JobPair, PairedJobs
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind
+from headrace.features.rollouts.routing import point_of
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen, HeadraceError, InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs.acceptance import Accepted, Idempotency, NewJob, accept
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import queue_name
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind
-from headrace.store.rollouts.routing import point_of
 from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.seal import Seal, open_job
 

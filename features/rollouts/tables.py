@@ -21,7 +21,7 @@ rollouts = Table(
     Column("candidate_version", Integer, nullable=False),
     Column("mode", String, nullable=False),
     Column("sticky_key", String, nullable=False),
-    # A list of ``store.rollouts.rollouts.Step``.
+    # A list of ``features.rollouts.rollouts.Step``.
     Column("steps", JSONB, nullable=False),
     # The judge's bounds, as the rollout was started with.
     Column("bounds", JSONB, nullable=False, server_default=text("'{}'::jsonb")),

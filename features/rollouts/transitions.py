@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from headrace.features.rollouts.judge import Verdict
 from headrace.features.rollouts.progress import Progress
+from headrace.features.rollouts.rollouts import Rollout, RolloutMode, RolloutState
 from headrace.store.errors import Conflict
-from headrace.store.rollouts.rollouts import Rollout, RolloutMode, RolloutState
 
 _ENOUGH_PAIRS = 30
 """Pairs of jobs without which nothing is promoted, unless the last step asks for fewer jobs."""

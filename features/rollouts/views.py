@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.features.rollouts.bounds import Bounds
 from headrace.features.rollouts.changes import MAX_STEPS, NewRollout
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from headrace.producer_api.http.views import seconds
 from headrace.store.registry.models import DEFAULT_ALIAS
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 
 _LONGEST_HOLD_S = 30 * 86_400
 

@@ -1,4 +1,4 @@
-"""Model strings to model versions with the rollouts of their aliases, and the tokenizer and the grammars of a version.
+"""Model strings to model versions, and the tokenizer and the grammars of a version.
 
 A resolved string is kept for two seconds, the longest time until a moved alias or a change of a rollout reaches new
 jobs. A version never changes, so its tokenizer is kept until newer ones evict it, and its digest for ever. All of it
@@ -7,8 +7,7 @@ but the digest blocks; callers are in a thread.
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -20,32 +19,15 @@ from headrace.prompts.grammar import Grammars, grammars_for
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
 from headrace.store.db.database import Database
-from headrace.store.errors import NotFound
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import models
-from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, queue_name
-from headrace.store.rollouts.rollouts import Rollout, active_rollouts
+from headrace.store.registry.models import ModelVersion
 
 T = TypeVar("T")
 
 KEEP_S = 2.0
 _MAX_NAMES = 1000
 _MAX_VERSIONS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The version of a model string; for an alias with an active rollout also that and its candidate."""
-
-    version: ModelVersion
-    division: tuple[Rollout, ModelVersion] | None = None
-
-    @property
-    def versions(self) -> Iterator[ModelVersion]:
-        """Each version that may take a job."""
-        yield self.version
-        if self.division is not None:
-            yield self.division[1]
 
 
 class _LoadOnce(Generic[T]):
@@ -81,7 +63,7 @@ class ModelCatalog:
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
-        self._resolved: LoadingCache[str, Route] = LoadingCache(
+        self._resolved: LoadingCache[str, ModelVersion] = LoadingCache(
             self._resolve, ttl_s=KEEP_S, max_size=_MAX_NAMES, clock=clock
         )
         self._pinned: LoadingCache[str, ModelVersion] = LoadingCache(
@@ -99,7 +81,7 @@ class ModelCatalog:
 
         Of an alias with an active rollout it is the stable version.
         """
-        return self._resolved.get(name).version
+        return self._resolved.get(name)
 
     def pinned(self, name: str) -> ModelVersion:
         """Return the version ``name@3`` for work that was accepted for it, also if it is retired now.
@@ -108,34 +90,15 @@ class ModelCatalog:
         """
         return self._pinned.get(name)
 
-    def route(self, name: str) -> Route:
-        """Return the version of a model string, and what its jobs are divided by. Raises NotFound."""
-        return self._resolved.get(name)
-
     def refresh(self) -> None:
         """Resolve again the names that were used lately and have half of their time behind them."""
         self._resolved.refresh()
 
-    def _resolve(self, names: Sequence[str]) -> dict[str, Route]:
-        # Before the aliases: if a promotion comes between, the alias names the candidate and nothing is divided.
-        active = active_rollouts(self._db)
-        found = {name: self._route(name, active) for name in names}
-        for route in found.values():
-            for version in route.versions:
-                self._digests[version.model, version.version] = version.digest
+    def _resolve(self, names: Sequence[str]) -> dict[str, ModelVersion]:
+        found = {name: models.resolve(self._db, name) for name in names}
+        for version in found.values():
+            self._digests[version.model, version.version] = version.digest
         return found
-
-    def _route(self, name: str, active: Mapping[tuple[str, str], Rollout]) -> Route:
-        version = models.resolve(self._db, name)
-        rollout = active.get((version.model, name.partition("@")[2] or DEFAULT_ALIAS))
-        if rollout is None or rollout.stable_version != version.version:
-            return Route(version)
-        try:
-            return Route(
-                version, (rollout, models.resolve(self._db, queue_name(version.model, rollout.candidate_version)))
-            )
-        except NotFound:
-            return Route(version)
 
     async def digest(self, model: str, version: int) -> str:
         """Return the digest of a version, retired or not. Only the first call for a version may read the database."""
@@ -169,14 +132,6 @@ class ModelCatalog:
         loaded = self._loaded((version.model, version.version))
         own = loaded.generation.get(lambda: sampling_defaults_for(version, partial(models.read_file, self._db)))
         return own.under(version.sampling)
-
-    def is_loaded(self, name: str) -> bool:
-        """True if the tokenizers are loaded of the versions that ``name`` was last resolved to."""
-        route = self._resolved.last(name)
-        if route is None:
-            return False
-        found = [self._versions.get((version.model, version.version)) for version in route.versions]
-        return all(loaded is not None and loaded.tokenizer.loaded is not None for loaded in found)
 
     def is_compiled(self, version: ModelVersion, kind: str, text: str) -> bool:
         """True if the grammar is compiled for the version. Reads nothing."""

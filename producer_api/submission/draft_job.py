@@ -53,8 +53,8 @@ class DraftJob:
     """A request that is being made into a job.
 
     ``is_stored``: True for a chat completion that is stored, False for one that is erased after its end, else None.
-    ``version``: at first the one that the model string names. If the ``candidate`` of its rollout takes the job, it is
-    that one once the draft is prepared, and ``fallback`` has what the job is on the stable version.
+    ``version``: at first the one that the model string names. If a feature has chosen a ``candidate`` which takes the
+    job, it is that one once the draft is prepared, and ``fallback`` has what the job is on the first one.
     ``trace``: the parent of the job's spans. ``job``: what was stored; None for a replay.
     """
 

@@ -21,6 +21,9 @@ class SubmissionHook:
     def check(self, draft: DraftJob) -> None:
         """Raise InvalidRequest for a wish about the response cache that is none. Called if the caller has one."""
 
+    def choose_version(self, draft: DraftJob) -> None:
+        """Set another version that takes the job if it can, ``draft.candidate``. Called for aliases with a rollout."""
+
     def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
         """Return the job as it is to be stored. ``draft`` is prepared."""
         return job

@@ -16,17 +16,17 @@ from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
-from headrace.producer_api.submission.rollout_routing import RolloutRouting
 from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionHook, build_hooks
 from headrace.producer_api.submission.submission_parts import SubmissionParts
 from headrace.producer_api.submission.template_filling import fill
 from headrace.producer_api.submission.text_guard import TextGuard
+from headrace.prompts.tasks.task_inputs import Prepared
 from headrace.store.calls.addresses import check_url
-from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound
 from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
-from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.jobs.jobs import Accepted, Fallback, NewJob
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.schema.job_states import CacheResult
@@ -63,7 +63,6 @@ class Submissions:
         self._hooks = build_hooks(parts)
         self._tracing = tracing
         self._preparation = parts.preparation
-        self._routing = RolloutRouting(parts.catalog, self._preparation, parts.live_processes)
         self.tenant_threads = parts.tenant_threads
 
     async def submit(
@@ -128,10 +127,19 @@ class Submissions:
             return found
         if self._settings.require_worker:
             self._require_worker(draft)
-        if self._is_guarded(draft) or draft.request.has_template or not self._routing.is_quick(draft):
+        if self._is_guarded(draft) or draft.request.has_template or not self._is_quick(draft):
             raise NeedsTenantThread
         self._prepare(draft)
         return self._store(draft)
+
+    def _is_quick(self, draft: DraftJob) -> bool:
+        """Return True if preparing the draft for its versions takes no long time. Raises InvalidRequest."""
+        if not self._preparation.is_quick(draft.request, known(draft.version)):
+            return False
+        try:
+            return draft.candidate is None or self._preparation.is_quick(draft.request, draft.candidate)
+        except InvalidRequest:
+            return False  # it will not go to the candidate
 
     def _submit_slow(self, draft: DraftJob) -> Receipt:
         self._guard_and_prepare(draft)
@@ -186,7 +194,10 @@ class Submissions:
     def _look_up(self, draft: DraftJob) -> Receipt | None:
         """Resolve the model. Return the job of the first request if this one is a retry of it."""
         draft.principal.check_model(draft.request.model)
-        self._routing.look_up(draft)
+        draft.version = self._catalog.resolve(draft.request.model)
+        if draft.version.is_divided:
+            for hook in self._hooks:
+                hook.choose_version(draft)
         self._refuse_rejected(draft)
         if not draft.origin.is_retry or draft.idempotency is not None:
             return None
@@ -237,7 +248,25 @@ class Submissions:
             check_url(draft.request.webhook.url, self._settings)
         self._preparation.check_modalities(draft.request, known(draft.version))
         check_called_urls(draft.request, self._settings)
-        self._routing.prepare(draft)
+        draft.request = self._preparation.with_files(draft.principal.tenant_id, draft.request)
+        prepared = self._preparation.prepare(draft.request, known(draft.version), draft.policy)
+        if draft.candidate is not None:
+            prepared = self._prepare_for(draft.candidate, draft, prepared)
+        draft.payload, draft.num_tokens, draft.max_tokens = prepared.payload, prepared.num_tokens, prepared.max_tokens
+
+    def _prepare_for(self, candidate: ModelVersion, draft: DraftJob, prepared: Prepared) -> Prepared:
+        """Give the draft to the candidate. If only the version that it was ``prepared`` for takes it, it stays."""
+        try:
+            again = self._preparation.prepare_again(
+                draft.request, known(draft.version), prepared, candidate, draft.policy
+            )
+        except (InvalidRequest, ModelLoadError):
+            return prepared
+        if again != prepared:
+            payload = prepared.payload.model_dump(mode="json", exclude_none=True)
+            draft.fallback = Fallback(payload, prepared.num_tokens, prepared.num_tokens + prepared.max_tokens)
+        draft.version = candidate
+        return again
 
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return the number of prompt tokens. Nothing is stored. Raises as ``submit`` does. Blocks."""

@@ -42,6 +42,7 @@ class ModelVersion:
     ``base_model`` and ``base_version``: the version that a LoRA adapter changes. ``source`` and ``digest`` are the
     adapter's then, and all else is as the base has it. A base of the same model: the version shares its weights, and
     differs in its ``template``, the messages that come before those of a request without a template of its own.
+    ``is_divided``: the alias that it was found by has an active rollout.
     ``quantized_from``: of a quantized version, the version, ``name@3``, whose files it has in another number format.
     """
 
@@ -64,6 +65,7 @@ class ModelVersion:
     base_version: int | None = None
     quantized_from: str | None = None
     template: DefaultTemplate | None = None
+    is_divided: bool = False
 
     @property
     def name(self) -> str:
@@ -126,12 +128,18 @@ _DEFAULTS = """(
     LEFT JOIN model_sampling AS source ON source.model || '@' || source.version = made.quantized_from) AS defaults"""
 
 # By name, because Postgres refuses a prepared statement with ``*`` after a revision has added a column.
-_SELECT = f"""SELECT {", ".join(f"model_versions.{column.name}" for column in model_versions.columns)},
-    defaults.sampling, {STATE_SQL} AS shown_state FROM model_versions LEFT JOIN {_DEFAULTS} USING (model, version)"""
+_COLUMNS = f"""{", ".join(f"model_versions.{column.name}" for column in model_versions.columns)},
+    defaults.sampling, {STATE_SQL} AS shown_state"""
+_FROM = f"model_versions LEFT JOIN {_DEFAULTS} USING (model, version)"
+_SELECT = f"SELECT {_COLUMNS} FROM {_FROM}"
 
-# The version that a model string names.
+# The version that a model string names, and whether a rollout divides the jobs of its alias.
 _RESOLVE = text(f"""
-{_SELECT} LEFT JOIN aliases ON aliases.model = model_versions.model AND aliases.alias = :reference
+SELECT {_COLUMNS}, EXISTS (
+    SELECT FROM rollouts WHERE rollouts.model = aliases.model AND rollouts.alias = aliases.alias
+        AND rollouts.state IN ('running', 'paused')
+) AS is_divided
+FROM {_FROM} LEFT JOIN aliases ON aliases.model = model_versions.model AND aliases.alias = :reference
 WHERE model_versions.model = :model AND (model_versions.retired_at IS NULL OR :with_retired)
     AND model_versions.version = COALESCE(aliases.version, CAST(:number AS int))
 """)
@@ -390,10 +398,14 @@ def version_of(connection: Connection, model: str, version: int) -> ModelVersion
 
 # Only known columns: a later release may add columns.
 _FIELDS = tuple(one.name for one in fields(ModelVersion))
+_CONVERTED = frozenset({"sampling", "engine", "state", "template", "is_divided"})
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "state", "template"}}
+    known = {
+        name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "state", "template", "is_divided"}
+    }
+    known["is_divided"] = row.get("is_divided", False)
     known["state"] = VersionState(row["shown_state"])
     engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])
     known["template"] = None if row["template"] is None else DefaultTemplate.model_validate(row["template"])

@@ -8,13 +8,13 @@ from prometheus_client import CollectorRegistry
 from headrace.features.rollouts.changes import NewRollout, start
 from headrace.features.rollouts.metrics import RolloutMetrics
 from headrace.features.rollouts.rollout_keeper import RolloutKeeper
+from headrace.features.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
 from headrace.models.engine.runner import Row
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import accept
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion
-from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, get_rollout
 
 from .conftest import Bench, StartHost
 

@@ -12,6 +12,7 @@ from headrace.features.policy import policies
 from headrace.features.policy.input_policy import applied, compiled
 from headrace.features.response_cache.lookup import has_one_answer
 from headrace.features.rollouts.changes import NewRollout, start
+from headrace.features.rollouts.rollouts import Step
 from headrace.models import catalog
 from headrace.policy.documents import PolicyDocument
 from headrace.store.db import presence
@@ -23,7 +24,6 @@ from headrace.store.payloads.image_input import MAX_IMAGES
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version
-from headrace.store.rollouts.rollouts import Step
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
 from tests.png import png, url_of
 from tests.processes import wait_for as wait_until

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 import pytest
 
 from headrace.features.rollouts.changes import NewRollout, start
+from headrace.features.rollouts.rollouts import Rollout, Step, StickyKey
 from headrace.store.db.database import Database
-from headrace.store.rollouts.rollouts import Rollout, Step, StickyKey
 from tests.store.registry.test_models import register
 
 

@@ -7,14 +7,7 @@ import pytest
 
 from headrace.features.rollouts.changes import change, check_steps, note_evidence
 from headrace.features.rollouts.progress import read_progress
-from headrace.features.rollouts.transitions import RolloutAction, Transition
-from headrace.store.audit_log import list_entries
-from headrace.store.db import presence
-from headrace.store.db.database import Database
-from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed
-from headrace.store.registry import versions
-from headrace.store.registry.models import resolve
-from headrace.store.rollouts.rollouts import (
+from headrace.features.rollouts.rollouts import (
     RolloutKind,
     RolloutMode,
     RolloutState,
@@ -26,6 +19,13 @@ from headrace.store.rollouts.rollouts import (
     list_rollouts,
     rollouts_under_way,
 )
+from headrace.features.rollouts.transitions import RolloutAction, Transition
+from headrace.store.audit_log import list_entries
+from headrace.store.db import presence
+from headrace.store.db.database import Database
+from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, PreconditionFailed
+from headrace.store.registry import versions
+from headrace.store.registry.models import resolve
 from tests.features.rollouts.conftest import StartRollout
 from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query

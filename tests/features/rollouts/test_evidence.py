@@ -8,10 +8,10 @@ import pytest
 
 from headrace.features.rollouts.evidence import Evidence, read_evidence
 from headrace.features.rollouts.judge import Bounds, judge
+from headrace.features.rollouts.rollouts import Rollout, read_rollout
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import request_cancel
-from headrace.store.rollouts.rollouts import Rollout, read_rollout
 from headrace.store.schema.job_states import JobState
 from tests.refusals import Naming
 from tests.store.making import AcceptOne, Query

@@ -6,7 +6,7 @@ from dataclasses import replace
 from prometheus_client import CollectorRegistry, generate_latest
 
 from headrace.features.rollouts.metrics import Judgement, RolloutMetrics
-from headrace.store.rollouts.rollouts import RolloutState
+from headrace.features.rollouts.rollouts import RolloutState
 from tests.features.rollouts.test_transitions import ROLLOUT
 from tests.metric_names import rows
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from headrace.features.rollouts import moves, rollout_keeper
 from headrace.features.rollouts.metrics import RolloutMetrics
 from headrace.features.rollouts.rollout_keeper import MOVED_ROWS, RolloutKeeper
-from headrace.store.rollouts.rollouts import RolloutKind, RolloutMode
+from headrace.features.rollouts.rollouts import RolloutKind, RolloutMode
 
 ANY: Any = None
 

@@ -13,6 +13,7 @@ from headrace.features.rollouts.changes import NewRollout, start_of_pipeline
 from headrace.features.rollouts.matched_pairs import MEASURES
 from headrace.features.rollouts.metrics import RolloutMetrics
 from headrace.features.rollouts.rollout_keeper import RolloutKeeper
+from headrace.features.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
@@ -22,7 +23,6 @@ from headrace.store.keeper import Duty, DutyGroup
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import resolve
 from headrace.store.registry.prompt_templates import Kind
-from headrace.store.rollouts.rollouts import Rollout, RolloutState, Step, StickyKey, get_rollout
 from headrace.store.schema.job_states import JobState
 from tests.features.rollouts.conftest import StartRollout, begin
 from tests.store.conftest import accept_one, make_job, query, tenant

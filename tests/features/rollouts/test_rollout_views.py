@@ -7,10 +7,10 @@ import pytest
 
 from headrace.features.rollouts import changes, routes
 from headrace.features.rollouts.changes import NewRollout
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from headrace.features.rollouts.transitions import RolloutAction
 from headrace.features.rollouts.views import RolloutRequest, new_rollout, rollout_object, rollout_summary
 from headrace.store.errors import HeadraceError, NotFound
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.jobs.start_time import at
 from tests.refusals import Naming

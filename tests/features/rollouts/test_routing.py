@@ -4,8 +4,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from headrace.store.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
-from headrace.store.rollouts.routing import point_of, takes_candidate
+from headrace.features.rollouts.rollouts import RolloutMode, RolloutState, Step, StickyKey
+from headrace.features.rollouts.routing import point_of, takes_candidate
 from tests.features.rollouts.test_transitions import ROLLOUT
 
 USERS = [f"user-{number}" for number in range(2000)]

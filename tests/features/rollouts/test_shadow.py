@@ -13,12 +13,12 @@ from headrace.features.rollouts.evidence import Evidence
 from headrace.features.rollouts.judge import judge
 from headrace.features.rollouts.metrics import RolloutMetrics
 from headrace.features.rollouts.rollout_keeper import RolloutKeeper
+from headrace.features.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
 from headrace.features.rollouts.shadow import agreement, check_shadow, look
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import list_jobs
-from headrace.store.rollouts.rollouts import Rollout, RolloutMode, Step, get_rollout
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant
 from tests.refusals import Naming

@@ -7,9 +7,9 @@ import pytest
 
 from headrace.features.rollouts.judge import Check, Verdict
 from headrace.features.rollouts.progress import Progress
+from headrace.features.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from headrace.features.rollouts.transitions import RolloutAction, Transition, after, next_transition, overdue_s
 from headrace.store.errors import Conflict
-from headrace.store.rollouts.rollouts import Rollout, RolloutKind, RolloutMode, RolloutState, Step, StickyKey
 from tests.refusals import Naming
 
 BEGAN = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -59,7 +59,6 @@ class Registry:
 
     def __init__(self, patch: pytest.MonkeyPatch, **names: ModelVersion) -> None:
         self.names = {name.replace("_", "@"): version for name, version in names.items()}
-        self.rollouts: dict[Any, Any] = {}
         self.read: list[str] = []
 
         def resolve(_db: object, name: str, *, with_retired: bool = False) -> ModelVersion:
@@ -74,37 +73,9 @@ class Registry:
 
         patch.setattr("headrace.producer_api.caches.model_catalog.models.resolve", resolve)
         patch.setattr("headrace.producer_api.caches.model_catalog.models.get_version", get_version)
-        patch.setattr(model_catalog, "active_rollouts", lambda _: self.rollouts)
         nothing: Any = None
         self.now = 0.0
         self.catalog = ModelCatalog(nothing, clock=lambda: self.now)
-
-
-def rollout(stable: int = 1, candidate: int = 2) -> Any:
-    return SimpleNamespace(stable_version=stable, candidate_version=candidate)
-
-
-@pytest.mark.parametrize(
-    ("name", "alias", "found", "is_divided"),
-    [
-        ("tiny", "default", rollout(), True),
-        ("tiny@stable", "stable", rollout(), True),
-        ("tiny@stable", "default", rollout(), False),
-        ("tiny", "stable", rollout(), False),
-        ("tiny", "default", rollout(stable=3), False),
-        ("tiny", "default", rollout(candidate=9), False),
-        ("tiny", None, None, False),
-    ],
-)
-def test_an_alias_with_a_rollout_of_its_version_is_divided(
-    monkeypatch: pytest.MonkeyPatch, name: str, alias: str | None, found: Any, is_divided: bool
-) -> None:
-    registry = Registry(monkeypatch, tiny=VERSION, tiny_stable=VERSION, tiny_2=CANDIDATE)
-    registry.rollouts = {} if alias is None else {("tiny", alias): found}
-    route = registry.catalog.route(name)
-    assert (route.version, route.division) == (VERSION, (found, CANDIDATE) if is_divided else None)
-    assert [*route.versions] == ([VERSION, CANDIDATE] if is_divided else [VERSION])
-    assert registry.catalog.resolve(name) is VERSION
 
 
 async def test_a_name_is_kept_for_two_seconds_and_a_digest_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,21 +110,14 @@ def test_the_parts_of_a_version_are_loaded_once(monkeypatch: pytest.MonkeyPatch)
         model_catalog, "sampling_defaults_for", loader("sampling", SamplingDefaults(temperature=0.5, top_k=3))
     )
     catalog = registry.catalog
-    assert not catalog.is_loaded("tiny")
     catalog.resolve("tiny")
-    assert (catalog.is_loaded("tiny"), catalog.is_compiled(VERSION, "regex", "a")) == (False, False)
+    assert not catalog.is_compiled(VERSION, "regex", "a")
     own = replace(VERSION, sampling=SamplingDefaults(temperature=0.1))
     found = catalog.sampling(own)
     assert (found.temperature, found.top_k) == (0.1, 3), "the operator's go first"
-    assert not catalog.is_loaded("tiny"), "its tokenizer is not"
     for _ in range(2):
         assert catalog.tokenizer(VERSION) == "tokenizer 1"
         assert catalog.grammars(VERSION) is compiled
-    assert (catalog.is_loaded("tiny"), catalog.is_loaded("other")) == (True, False)
-    registry.names["tiny@2"], registry.rollouts = CANDIDATE, {("tiny", "default"): rollout()}
-    registry.now = 2.0
-    catalog.resolve("tiny")
-    assert not catalog.is_loaded("tiny"), "a job may go to the candidate, whose tokenizer is not loaded"
     assert [catalog.is_compiled(VERSION, "regex", text) for text in "ab"] == [True, False]
     assert loads == ["sampling 1", "tokenizer 1", "grammars 1"]
     for number in range(2, 17):

@@ -77,7 +77,7 @@ def test_a_new_entry_is_left_alone(caches: Caches, statements: list[str]) -> Non
     assert statements == []
     caches.now = KEEP_S
     caches.look()
-    assert len(statements) == 3, "limits, version and rollout: no entry is used for longer than its time"
+    assert len(statements) == 2, "limits and version: no entry is used for longer than its time"
 
 
 def test_an_entry_that_is_not_used_is_not_refreshed_for_ever(caches: Caches, statements: list[str]) -> None:

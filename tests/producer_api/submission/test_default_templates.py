@@ -6,16 +6,16 @@ import httpx2
 import pytest
 
 from headrace.features.rollouts.changes import NewRollout, start
+from headrace.features.rollouts.rollouts import RolloutMode, Step
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion, get_version
-from headrace.store.rollouts.rollouts import RolloutMode, Step
+from tests.features.rollouts.test_rollout_routing import begin, serve
 from tests.producer_api.calling import error_of
 from tests.producer_api.serving import ApiServer
-from tests.producer_api.submission.test_rollout_routing import begin, serve
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 TEMPLATE: dict[str, Any] = {

@@ -47,7 +47,7 @@ def test_a_service_that_is_away_is_told_with_a_time_to_come_back(
     def away(name: str) -> None:
         raise Unavailable("away", retry_after_s=3)
 
-    monkeypatch.setattr(server.runtime.catalog, "route", away)
+    monkeypatch.setattr(server.runtime.catalog, "resolve", away)
     answers = post_all(api, [PROMPT] * 5)
     assert [(answer.status_code, answer.headers["retry-after"]) for answer in answers] == [(503, "3")] * 5
     assert num_jobs(db) == 0

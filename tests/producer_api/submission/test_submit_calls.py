@@ -10,6 +10,7 @@ import pytest
 from headrace.features.flows import pipelines
 from headrace.features.flows.pipelines import from_pipeline
 from headrace.features.responses.new_response import NewResponse
+from headrace.features.rollouts.rollouts import RolloutMode
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import placeholders_before, template_filling
 from headrace.producer_api.submission.draft_job import Receipt
@@ -23,7 +24,6 @@ from headrace.store.jobs.jobs import Accepted
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.step_payload import Marks
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
-from headrace.store.rollouts.rollouts import RolloutMode
 from headrace.store.tasks.flow import FlowStepBody, PipelineRequest
 from tests.producer_api.submission.making import refused
 from tests.producer_api.submission.test_making_jobs import (
@@ -70,7 +70,6 @@ class Accepting(Parts):
             enqueuer=SimpleNamespace(accept=None),
             **changes,
         )
-        self.catalog.route = lambda name: SimpleNamespace(version=self.resolve(name), division=None)
 
 
 async def test_a_request_becomes_a_job_and_its_caller_is_told() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.features.rollouts.changes import NewRollout, change, start_of_pipeline
+from headrace.features.rollouts.rollouts import RolloutKind, Step
 from headrace.features.rollouts.transitions import RolloutAction, Transition
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
@@ -25,7 +26,6 @@ from headrace.store.registry.prompt_templates import (
     remove_alias,
     set_alias,
 )
-from headrace.store.rollouts.rollouts import RolloutKind, Step
 from tests.refusals import Naming
 
 

@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import text
 
 from headrace.features.rollouts.changes import NewRollout, change, start
+from headrace.features.rollouts.rollouts import Rollout, Step, StickyKey
+from headrace.features.rollouts.routing import takes_candidate
 from headrace.features.rollouts.transitions import RolloutAction, Transition
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion, register_version
-from headrace.store.rollouts.rollouts import Rollout, Step, StickyKey
-from headrace.store.rollouts.routing import takes_candidate
 from tests.processes import wait_for
 from tests.producer_api.calling import PROMPT, error_of
 from tests.producer_api.serving import ApiServer

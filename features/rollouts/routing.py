@@ -7,7 +7,7 @@ percentage go to the candidate. So a key stays on its side, and a growing percen
 import hashlib
 from typing import Final
 
-from headrace.store.rollouts.rollouts import Rollout, RolloutMode, StickyKey
+from headrace.features.rollouts.rollouts import Rollout, RolloutMode, StickyKey
 
 _BITS: Final = 64
 
