@@ -402,9 +402,7 @@ _CONVERTED = frozenset({"sampling", "engine", "state", "template", "is_divided"}
 
 
 def _read_version(row: RowMapping) -> ModelVersion:
-    known = {
-        name: row[name] for name in _FIELDS if name not in {"sampling", "engine", "state", "template", "is_divided"}
-    }
+    known = {name: row[name] for name in _FIELDS if name not in _CONVERTED}
     known["is_divided"] = row.get("is_divided", False)
     known["state"] = VersionState(row["shown_state"])
     engine = NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"])

@@ -84,7 +84,7 @@ def test_a_canary_gets_its_part_of_the_users_and_keeps_them(api: httpx2.Client, 
     def versions(percent: int) -> list[int]:
         wanted = {"version": 1, "canary": {"version": 2, "percent": percent}}
         assert api.put(f"{digest}/aliases/default", json=wanted).status_code == 200
-        return [submit(api, user=f"user {number}")["pipeline"]["version"] for number in range(24)]
+        return [submit(api, user=f"user {number}")["pipeline"]["version"] for number in range(60)]
 
     few, many = versions(20), versions(60)
     assert versions(20) == few, "a user stays on one side"
