@@ -38,7 +38,7 @@ from headrace.store.streams.hub import Hub
 from headrace.store.streams.stream_log import GENERATION_KEY, stream_key
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.store.tracing.tracing import OFF
-from headrace.workers.dispatcher import queue_gauges, row_duties
+from headrace.workers.dispatcher import row_duties
 from headrace.workers.dispatcher.dispatcher import Dispatcher
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext
 from headrace.workers.dispatcher.job_sweeper import OutageGrace
@@ -758,14 +758,3 @@ def test_a_bad_setting_ends_the_process_in_one_line(
     assert reason in process.log()
     assert process.log().startswith("headrace dispatcher: ")
     assert process.log().count("\n") == 1
-
-
-def test_flows_that_are_stuck_are_shown_until_another_dispatcher_leads(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue_gauges, "count_stuck_flows", lambda _db: 2)
-    metrics = DispatcherMetrics()
-    queue_gauges.QueueMeasurement(db, metrics, num_tenants=1).turn()
-    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 2
-    metrics.clear()
-    assert metrics.registry.get_sample_value("headrace_flows_stuck") == 0
