@@ -24,8 +24,8 @@ from tests.chaos.nemesis import OURS, Strike
 from tests.chaos.proxy import FaultProxy, Mode
 from tests.chaos.tools import CALLER
 
-# The first commit with the schema of the first version (revision 0100).
-OLD_RELEASE = "ec534175"
+# The first commit that reads payloads stored as their text (docs/decisions/0534): an older worker cannot run such jobs.
+OLD_RELEASE = "188905f1"
 DAY_S = 86_400
 _LONGEST_S = 60.0
 _STALE_TRIES = 5
