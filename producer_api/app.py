@@ -21,7 +21,7 @@ from headrace.producer_api.api_part import ApiPart, ApiWork
 from headrace.producer_api.http import health_routes, pages
 from headrace.producer_api.http.middleware import Authenticate, BufferBody, MeterWrites, RequestContext
 from headrace.producer_api.http.openapi_text import describe
-from headrace.producer_api.http.paths import CanonicalPath
+from headrace.producer_api.http.requests import CanonicalPath
 from headrace.producer_api.jobs import (
     dead_letter_routes,
     job_routes,

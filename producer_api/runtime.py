@@ -20,12 +20,10 @@ from headrace.producer_api.reads.list_queries import ListQueries
 from headrace.producer_api.server.health import Health
 from headrace.producer_api.server.loop_lag import LoopLag
 from headrace.producer_api.server.metrics_page import MetricsPage
-from headrace.producer_api.submission.enqueue import Enqueuer
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.queue_limits import QueueLimits
-from headrace.producer_api.submission.submission_hook import open_guards
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionParts, open_guards
 from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.sandbox.turns import Turns

@@ -21,7 +21,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from headrace.prompts.reasoning import check_without_reasoning, find_support
+from headrace.prompts.answer_reader import check_without_reasoning, find_support
 from headrace.prompts.tool_calls import ToolCallReader, merged
 from headrace.store.errors import InvalidRequest, ModelLoadError
 from headrace.store.payloads.conversation import ChatMessage, FunctionCall, FunctionSpec, Role, Tool, ToolCall

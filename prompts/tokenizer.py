@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import tokenizers
 from tokenizers import decoders
 
+from headrace.prompts.answer_reader import ReasoningSupport, check_without_reasoning, tags_of
 from headrace.prompts.chat_template import ChatTemplate, Variables, in_plain_json
 from headrace.prompts.encoded_texts import EncodedTexts
-from headrace.prompts.reasoning import ReasoningSupport, check_without_reasoning, tags_of
 from headrace.prompts.special_tokens import divided
 from headrace.prompts.tool_calls import HERMES_TAGS
 from headrace.store.errors import InvalidRequest, ModelLoadError

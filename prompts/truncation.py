@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from headrace.store.payloads.conversation import ChatMessage, Role
 from headrace.store.payloads.prompt_reference import TemplatePlace
-from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.payloads.sampling_params import Truncated, Truncation
 from headrace.store.tasks.generate import GenerateInput
 
 Measure = Callable[[GenerateInput], int]

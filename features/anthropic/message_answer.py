@@ -16,8 +16,7 @@ from pydantic_core import from_json
 
 from headrace.features.openai.chat_answer import answer_reader, made_of_input
 from headrace.producer_api.streaming.answers import Entries, answer_of, is_cut
-from headrace.prompts.answer_reader import AnswerPiece
-from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.answer_reader import AnswerPiece, ReasoningPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.job_payload import ServiceClass

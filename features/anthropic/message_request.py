@@ -12,13 +12,14 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictFloat,
 
 from headrace.features.anthropic.message_turns import LenientBody, MessageTurn, TextPart, messages_of
 from headrace.features.openai.foreign_fields import FOREIGN, INSTEAD
-from headrace.features.openai.request_fields import turns_beside
-from headrace.features.openai.response_format import GUIDED, json_grammar
-from headrace.producer_api.http.job_options import JOB_FIELDS, JobOptions, job_fields
-from headrace.producer_api.http.unknown_fields import (
+from headrace.features.openai.request_fields import GUIDED, json_grammar, turns_beside
+from headrace.producer_api.http.job_options import (
+    JOB_FIELDS,
     IsHarmless,
+    JobOptions,
     is_off,
     is_one_of,
+    job_fields,
     refuse_near_misses,
     refuse_unsupported,
     unsupported,
@@ -28,9 +29,8 @@ from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.reasoning import ReasoningEffort
-from headrace.store.payloads.sampling_params import GrammarSpec
+from headrace.store.payloads.sampling_params import GrammarSpec, Truncation
 from headrace.store.payloads.server_tools import ServerTools
-from headrace.store.payloads.truncation import Truncation
 from headrace.store.tasks.generate import GenerateRequest
 
 

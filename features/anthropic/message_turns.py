@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, StrictBool
 
 from headrace.features.openai.foreign_fields import not_text
 from headrace.features.openai.message_parts import ImagePart, joined
-from headrace.producer_api.http.unknown_fields import unsupported
+from headrace.producer_api.http.job_options import unsupported
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.strict_model import Body
 

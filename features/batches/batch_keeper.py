@@ -42,9 +42,7 @@ from headrace.store.keeper import Duty
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.spans import now_ns
-from headrace.store.tracing.trace_context import read_traceparent
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, Tracing, now_ns, read_traceparent
 
 _log = structlog.get_logger("headrace.producer_api")
 

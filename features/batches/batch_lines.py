@@ -27,8 +27,7 @@ from headrace.store.errors import Forbidden, HeadraceError, InvalidRequest, NotF
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal, principal_of
-from headrace.store.tracing.trace_context import TraceContext, read_traceparent
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, TraceContext, Tracing, read_traceparent
 
 _log = structlog.get_logger("headrace.producer_api")
 

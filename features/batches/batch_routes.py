@@ -25,7 +25,7 @@ from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.idempotency import MAX_KEY_CHARS
+from headrace.producer_api.submission.enqueue import MAX_KEY_CHARS
 from headrace.producer_api.submission.submit import RETRY_WITHIN_S
 from headrace.producer_api.tasks.registry import parser_of
 from headrace.store.db.database import Database

@@ -15,7 +15,7 @@ from headrace.store.payloads.job_payload import EVERY_MODEL, ServiceClass
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 
 _OF_BATCH: Final[dict[str, Any]] = {"service_class": ServiceClass.BATCH, "webhook": None}
 

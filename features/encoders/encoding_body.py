@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.features.encoders.encoder_fields import CutInput
 from headrace.features.encoders.foreign_encoding import ENCODING_INSTEAD, FOREIGN_ENCODING
-from headrace.producer_api.http.unknown_fields import refuse_near_misses, refuse_unsupported
+from headrace.producer_api.http.job_options import refuse_near_misses, refuse_unsupported
 from headrace.producer_api.tasks.task_body import Order, TaskBody, order_of, without_input
 from headrace.store.jobs.jobs import Job
 

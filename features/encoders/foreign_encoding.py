@@ -5,7 +5,7 @@ As ``features.openai.foreign_fields``, which has those of requests for text.
 
 from collections.abc import Mapping
 
-from headrace.producer_api.http.unknown_fields import (
+from headrace.producer_api.http.job_options import (
     INSTEAD_OF_CACHE_SALT,
     INSTEAD_OF_PRIORITY,
     IsHarmless,

@@ -44,8 +44,7 @@ from headrace.producer_api.submission.default_templates import with_default
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
-from headrace.producer_api.submission.submission_hook import StepSubmissions
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionParts
 from headrace.producer_api.submission.template_filling import fill_step
 from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.prompts.sandbox.turns import Turns

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from headrace.features.flows.store import approvals, beginnings, growth, settling
 from headrace.store.db.database import Database
-from headrace.store.jobs.finish_rows import Finish
+from headrace.store.jobs.job_rows import Finish
 from headrace.store.jobs.parent_part import ParentPart, Settled
 from headrace.store.payloads.tool_approval import Approval, ApprovalState
 from headrace.store.seal import Seal

@@ -11,7 +11,7 @@ from headrace.features.rollouts.rollouts import RolloutMode, active_rollout
 from headrace.features.rollouts.routing import point_of, takes_candidate
 from headrace.policy.schemas import Validator, check_schema, first_problem
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionParts
 from headrace.store.errors import InvalidRequest, NoWorker, RequestError
 from headrace.store.ids import new_id
 from headrace.store.payloads.job_payload import JobTerms

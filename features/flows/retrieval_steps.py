@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionParts
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
 from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.references import MARK

@@ -14,7 +14,7 @@ from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.builtin import BUILT_IN, FILE_SEARCH
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.producer_api.server.errors import from_validation
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionParts
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall, first_steps
 from headrace.store.payloads.conversation import MAX_TOOLS

@@ -7,14 +7,16 @@ from pydantic import AfterValidator, ConfigDict, Field
 
 from headrace.features.openai.foreign_fields import FOREIGN, INSTEAD_OF_FILES, not_text
 from headrace.features.openai.message_parts import ImagePart, joined
-from headrace.features.openai.reasoning_fields import (
+from headrace.features.openai.request_fields import (
     ReasoningField,
+    TextRequest,
     check_reasoning,
     check_verbosity,
+    job_of,
     reasoning_of,
+    turns_beside,
 )
-from headrace.features.openai.request_fields import TextRequest, job_of, turns_beside
-from headrace.producer_api.http.unknown_fields import IsHarmless, is_one_of, unsupported
+from headrace.producer_api.http.job_options import IsHarmless, is_one_of, unsupported
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.reasoning import ReasoningEffort

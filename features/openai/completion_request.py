@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from headrace.features.openai.foreign_fields import FOREIGN
 from headrace.features.openai.request_fields import TextRequest, job_of
-from headrace.producer_api.http.unknown_fields import IsHarmless, is_one_of, unsupported
+from headrace.producer_api.http.job_options import IsHarmless, is_one_of, unsupported
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS
 from headrace.store.tasks.generate import GenerateRequest

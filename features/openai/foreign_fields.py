@@ -10,7 +10,7 @@ answer and passes: names of the request and of its caller (``request_id``, ``ses
 
 from collections.abc import Mapping
 
-from headrace.producer_api.http.unknown_fields import (
+from headrace.producer_api.http.job_options import (
     INSTEAD_OF_CACHE_SALT,
     INSTEAD_OF_PRIORITY,
     IsHarmless,

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.features.openai.chat_answer import ChatAnswer
-from headrace.features.openai.choices_answer import answer_to
+from headrace.features.openai.chat_answer import ChatAnswer, answer_to
 from headrace.features.openai.stored_chats import chat_id
 from headrace.producer_api.http.job_options import Metadata
 from headrace.store.jobs.jobs import Job

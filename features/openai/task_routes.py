@@ -5,10 +5,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from headrace.features.openai import stored_chat_routes, text_routes
-from headrace.features.openai.chat_answer import ChatAnswer
+from headrace.features.openai.chat_answer import ChatAnswer, answer_to
 from headrace.features.openai.chat_request import ChatRequest
 from headrace.features.openai.chat_request import to_job as chat_job
-from headrace.features.openai.choices_answer import answer_to
 from headrace.features.openai.completion_answer import CompletionAnswer
 from headrace.features.openai.completion_request import CompletionRequest
 from headrace.features.openai.completion_request import to_job as completion_job

@@ -7,11 +7,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.features.openai.chat_answer import ChatAnswer
+from headrace.features.openai.chat_answer import ChatAnswer, answer_to
 from headrace.features.openai.chat_request import ChatRequest
 from headrace.features.openai.chat_request import to_job as chat_job
 from headrace.features.openai.chat_views import DOCUMENTED_COMPLETION, DOCUMENTED_TEXT_COMPLETION
-from headrace.features.openai.choices_answer import answer_to
 from headrace.features.openai.completion_answer import CompletionAnswer
 from headrace.features.openai.completion_request import CompletionRequest
 from headrace.features.openai.completion_request import to_job as completion_job

@@ -11,8 +11,8 @@ from headrace.features.openai.chat_request import ChatRequest, ChatTool, ChatTur
 from headrace.features.openai.chat_request import to_job as chat_job
 from headrace.features.openai.request_fields import as_sent
 from headrace.producer_api.access.auth import JobsWriter
+from headrace.producer_api.http.job_options import refuse_near_misses, unsupported
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.unknown_fields import refuse_near_misses, unsupported
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation

@@ -10,8 +10,7 @@ from typing import Any
 
 from headrace.features.openai.chat_answer import ChatAnswer
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, form_of_turns
-from headrace.prompts.answer_reader import AnswerPiece, AnswerReader, turn_reader
-from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.answer_reader import AnswerPiece, AnswerReader, ReasoningPiece, turn_reader
 from headrace.prompts.tool_calls import CallPiece, ContentPiece
 from headrace.store.jobs.jobs import Job
 from headrace.store.payloads.reasoning import ReasoningFormat

@@ -27,7 +27,7 @@ from headrace.policy.streaming import GuardedText, counted
 from headrace.policy.text.escapes import unescaped
 from headrace.producer_api.submission.draft_job import DraftJob, known
 from headrace.producer_api.submission.placeholders_before import placeholders_before
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionParts
 from headrace.producer_api.submission.text_guard import Guarded, LoadGuards, TextGuard
 from headrace.store.errors import InvalidRequest, Unavailable
 from headrace.store.jobs import jobs

@@ -33,7 +33,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.payloads.sampling_params import GrammarKind
-from headrace.store.streams.choices import ChoiceMark, Marks
+from headrace.store.streams.checkpoints import ChoiceMark, Marks
 from headrace.store.streams.stream_log import Frame
 from headrace.store.tasks.generate import GeneratePayload
 from headrace.workers.runs.output_guard import FilteredChoices, FilteredFields, FilteredOutput, JobGuards, OutputGuard

@@ -15,8 +15,7 @@ from headrace.features.response_cache.entries import CacheLookup
 from headrace.producer_api.access.rate_limits import CACHE_HEADER, Headers
 from headrace.producer_api.http.requests import ASK_HEADER
 from headrace.producer_api.submission.draft_job import DraftJob, known
-from headrace.producer_api.submission.submission_hook import SubmissionHook
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionHook, SubmissionParts
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.jobs import Accepted, NewJob
 from headrace.store.payloads.image_input import images_of, urls_of

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.claim_queries import FINISH_SHARERS
-from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
+from headrace.store.jobs.job_rows import Finish, encode, opened, row_of
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES
 from headrace.store.schema.job_states import JobState
 from headrace.store.seal import Seal

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from headrace.features.flows.tools.builtin import FILE_SEARCH
 from headrace.features.responses.answered_calls import ITEM
 from headrace.features.responses.response_tools import FunctionTool
-from headrace.producer_api.http.unknown_fields import unsupported
+from headrace.producer_api.http.job_options import unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall

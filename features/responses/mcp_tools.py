@@ -14,7 +14,7 @@ from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.features.responses.mcp_approvals import merged_rule, waiting_in
 from headrace.features.responses.response_tools import MCP, FunctionTool
-from headrace.producer_api.http.unknown_fields import unsupported
+from headrace.producer_api.http.job_options import unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound

@@ -25,8 +25,7 @@ from headrace.features.responses.response_tools import name_fields
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.streaming.answers import is_cut
 from headrace.producer_api.streaming.turns import CallEnded, TurnCall, TurnEnded, first_calls, has_turns
-from headrace.prompts.answer_reader import AnswerPiece
-from headrace.prompts.reasoning import ReasoningPiece
+from headrace.prompts.answer_reader import AnswerPiece, ReasoningPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.responses import response_id

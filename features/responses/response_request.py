@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Strict, StrictBool, StrictInt, ValidationError
 
 from headrace.features.openai.foreign_fields import FOREIGN, INSTEAD
-from headrace.features.openai.reasoning_fields import (
+from headrace.features.openai.request_fields import (
+    GUIDED,
     ReasoningField,
     check_reasoning,
     check_verbosity,
+    json_grammar,
     reasoning_of,
     shows_summary,
 )
-from headrace.features.openai.response_format import GUIDED, json_grammar
 from headrace.features.responses.answered_calls import ANSWERED
 from headrace.features.responses.conversation_views import ConversationRef
 from headrace.features.responses.field_names import as_sent
@@ -27,10 +28,15 @@ from headrace.features.responses.mcp_tools import LISTED, CalledTools
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.response_items import Input, Item, message, messages_of, read_items
 from headrace.features.responses.response_tools import FunctionTool, shown_tools, tools_of
-from headrace.producer_api.http.job_options import CLASSES, JobOptions, MetadataText, ServiceTier, is_kept, job_fields
-from headrace.producer_api.http.unknown_fields import (
+from headrace.producer_api.http.job_options import (
+    CLASSES,
     IsHarmless,
+    JobOptions,
+    MetadataText,
+    ServiceTier,
+    is_kept,
     is_one_of,
+    job_fields,
     refuse_near_misses,
     refuse_unsupported,
     unsupported,
@@ -41,10 +47,9 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
-from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec
+from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec, Truncation
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.strict_model import Body
-from headrace.store.payloads.truncation import Truncation
 from headrace.store.tasks.generate import GenerateRequest
 
 Includable = Literal[

@@ -17,15 +17,17 @@ from headrace.features.responses.stored_responses import StoredResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import JobUnanswered
 from headrace.producer_api.server.sse import LINE_PING, Heartbeat, event
-from headrace.producer_api.streaming.deduplication import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.producer_api.streaming.job_events import (
+    Diverged,
     Ended,
     Event,
     FormatLogprobs,
     Restarted,
     Started,
     StepHappened,
+    TextDeduplicator,
     TextPiece,
+    TokenDeduplicator,
     follow,
     logprob_formatter,
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from headrace.features.responses.file_searches import FILE_SEARCH, place_of, shown_search
-from headrace.producer_api.http.unknown_fields import unsupported
+from headrace.producer_api.http.job_options import unsupported
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.strict_model import Body
 

@@ -13,7 +13,7 @@ from headrace.features.responses.mcp_tools import called_by, calls_tools
 from headrace.features.responses.response_answer import response_object
 from headrace.features.responses.response_request import ResponseContext, ResponseRequest, to_job
 from headrace.features.responses.stored_responses import StoredResponse
-from headrace.producer_api.http.unknown_fields import unsupported
+from headrace.producer_api.http.job_options import unsupported
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.db.database import Database

@@ -14,8 +14,7 @@ from headrace.producer_api.caches.model_catalog import KEEP_S
 from headrace.producer_api.caches.ttl_cache import LoadingCache
 from headrace.producer_api.submission.default_templates import is_indifferent
 from headrace.producer_api.submission.draft_job import DraftJob, known
-from headrace.producer_api.submission.submission_hook import SubmissionHook
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import SubmissionHook, SubmissionParts
 from headrace.store.errors import NotFound
 from headrace.store.registry.models import DEFAULT_ALIAS, queue_name
 

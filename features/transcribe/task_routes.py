@@ -20,9 +20,8 @@ from headrace.features.transcribe.task import LANGUAGE_FIELD, TRANSCRIBE, AudioS
 from headrace.features.transcribe.transcript_answer import MEDIA_TYPES, ResponseFormat, TranscriptAnswer, as_text
 from headrace.features.transcribe.transcription_form import FORM, fields_of
 from headrace.producer_api.access.auth import JobsWriter
-from headrace.producer_api.http.job_options import is_kept
+from headrace.producer_api.http.job_options import is_kept, unsupported
 from headrace.producer_api.http.requests import OriginHeaders, OriginHeadersOf, RuntimeOf, StrictJsonRoute
-from headrace.producer_api.http.unknown_fields import unsupported
 from headrace.producer_api.http.views import ObjectResponse
 from headrace.producer_api.jobs.synchronous import ClientConnection, CompletionResponder, StreamFormat, error_data
 from headrace.producer_api.runtime import Runtime

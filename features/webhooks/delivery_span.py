@@ -3,8 +3,7 @@
 from urllib.parse import urlsplit
 
 from headrace.features.webhooks.outbox import AttemptResult, Delivery
-from headrace.store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import Attribute, AttributeValue, SpanKind, TraceContext, TraceSpan, ns_of
 
 _UNANSWERED = "unanswered"
 

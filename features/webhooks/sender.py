@@ -31,8 +31,7 @@ from headrace.store.failpoints import failpoint
 from headrace.store.jobs.responses import response_id
 from headrace.store.metrics.registry import new_registry
 from headrace.store.settings import Settings
-from headrace.store.tracing.trace_context import read_traceparent
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, Tracing, read_traceparent
 
 log = structlog.get_logger(__name__)
 

@@ -33,8 +33,8 @@ from headrace.models.engine.requests import (
     RequestInvalid,
     StepFailed,
 )
+from headrace.models.engine.runner import is_out_of_memory
 from headrace.models.engine.sequence import ActiveRequest
-from headrace.models.engine.step_runner import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -30,11 +30,10 @@ from headrace.models.engine.requests import (
     RequestInvalid,
     RequestTooLong,
 )
-from headrace.models.engine.runner import Encoder, RunnerBroken
+from headrace.models.engine.runner import MAX_PASSES, Encoder, RunnerBroken
 from headrace.models.engine.scheduling.packing import PendingInputs, choose, in_order, pack
 from headrace.models.engine.scheduling.pass_time import PassTime
 from headrace.models.engine.sequence import ActiveRequest
-from headrace.models.engine.step_runner import MAX_PASSES
 
 log = logging.getLogger(__name__)
 

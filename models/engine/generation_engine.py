@@ -19,7 +19,7 @@ from headrace.models.engine.requests import (
     RequestInvalid,
     RequestTooLong,
 )
-from headrace.models.engine.scheduling.length_estimator import LengthEstimator
+from headrace.models.engine.scheduling.scheduler import LengthEstimator
 from headrace.models.engine.sequence import SequenceState
 from headrace.models.engine.stop_strings import TokenDecoder
 

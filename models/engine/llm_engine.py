@@ -28,12 +28,10 @@ from headrace.models.engine.requests import (
     NumericalError,
     RequestId,
 )
-from headrace.models.engine.runner import Interrupt, Runner, Sampled, StepPlan
-from headrace.models.engine.scheduling.prefill_budget import PrefillBudget
-from headrace.models.engine.scheduling.scheduler import Scheduler
+from headrace.models.engine.runner import Interrupt, PassResult, Runner, Sampled, StepPlan, StepRunner
+from headrace.models.engine.scheduling.scheduler import PrefillBudget, Scheduler
 from headrace.models.engine.sequence import SequenceState
 from headrace.models.engine.speculation import Speculation
-from headrace.models.engine.step_runner import PassResult, StepRunner
 from headrace.models.engine.stop_strings import TokenDecoder
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from headrace.models.external.upstream import (
     UpstreamRefused,
     UpstreamRequest,
 )
-from headrace.prompts.reasoning import THINK_TAGS
+from headrace.prompts.answer_reader import THINK_TAGS
 from headrace.prompts.tool_calls import HERMES_TAGS
 
 _MODELS = "/v1/models"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.models.engine.requests import EncodeRow, RunnerFailed
-from headrace.models.engine.step_runner import is_out_of_memory
+from headrace.models.engine.runner import is_out_of_memory
 from headrace.tasks import Runner, Task, TaskError, run_batch
 
 log = logging.getLogger(__name__)

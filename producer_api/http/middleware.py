@@ -22,9 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headrace.producer_api.access.auth import address_of
 from headrace.producer_api.access.rate_limits import OverRate, begin_headers, has_spent_request
-from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain_json
-from headrace.producer_api.http.paths import RouteTable
-from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.http.requests import RouteTable, check_counts, decompress, has_gzip, plain_json
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import Draining, SlowBody, form_of, internal_error, respond
 from headrace.producer_api.server.request_spans import RequestTrace

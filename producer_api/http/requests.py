@@ -2,27 +2,40 @@
 
 The number of values in a JSON body is limited, and checked before the body is parsed. A megabyte of ``{}`` is 340,000
 objects, and an object takes many times the memory of its bytes. Texts are not counted.
+
+Paths: other spellings of a route's path, and whether a route takes a request.
+
+Some clients put a slash at the end of a path, and inference servers have a few routes outside of ``/v1``, or under the
+``/v2`` of the API that they have taken a route from. All are served in place: a redirect would go to the host that the
+request names, with the key and the body.
+
+Compressed bodies: gzip, with bounds on what comes out. Other encodings are refused.
 """
 
 import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import Depends, Header
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace.producer_api.runtime import Runtime
+from headrace.producer_api.server.errors import UnsupportedEncoding
 from headrace.producer_api.server.sse import until_disconnected
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.store.errors import InvalidRequest
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.errors import InvalidRequest, TooLarge
+from headrace.store.tracing.tracing import TraceContext
 
 T = TypeVar("T")
 
@@ -200,3 +213,99 @@ async def unless_gone(request: Request, answer: Awaitable[T]) -> T | None:
         gone.cancel()
         work.cancel()
         await asyncio.wait({work, gone})
+
+
+_API = "/v1/"
+# As vLLM and others have them. They need a key here, because all under ``/v1/`` does.
+_OUTSIDE = frozenset({"/models", "/tokenize", "/detokenize", "/rerank"})
+# Cohere's second API has the same request and answer as its first, which are Jina's as well.
+_SECOND = {"/v2/rerank": "/v1/rerank"}
+
+
+class CanonicalPath:
+    """Rewrites other spellings of an API path, before anything looks at the path."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = canonical(scope["path"])
+        await self.app(scope, receive, send)
+
+
+def canonical(path: str) -> str:
+    """Return the path under ``/v1``, without a last slash; any other path as it is."""
+    inside = path if path.startswith(_API) else f"/v1{path}"
+    inside = inside.removesuffix("/")
+    if (first := _SECOND.get(path.removesuffix("/"))) is not None:
+        return first
+    is_known = path.startswith((_API, "/models/")) or inside.removeprefix("/v1") in _OUTSIDE
+    return inside if is_known else path
+
+
+class RouteTable:
+    """Tells whether any of ``routes`` takes a request."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+        # A look into a set costs less than the patterns of all routes.
+        self._plain = {
+            (method, path)
+            for route in routes
+            if "{" not in (path := getattr(route, "path", "{"))
+            for method in getattr(route, "methods", None) or ()
+        }
+
+    def takes(self, scope: Scope) -> bool:
+        """Return True if a route has the request's path and method."""
+        if (scope["method"], scope["path"]) in self._plain:
+            return True
+        return any(route.matches(scope)[0] is Match.FULL for route in self._routes)
+
+
+_LEAST_BYTES = 64 << 10
+_MOST_RATIO = 200
+"""JSON of conversations shrinks to a fifth, the most repetitive one to a fiftieth."""
+
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+def has_gzip(headers: Headers, *, may: bool) -> bool:
+    """Return True for a body with gzip, False for a plain one. Raises UnsupportedEncoding.
+
+    ``may``: gzip is accepted.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return False
+    if may and encoding in ("gzip", "x-gzip"):
+        return True
+    how = "gzip or uncompressed" if may else "uncompressed"
+    raise UnsupportedEncoding(f"a body encoded as {encoding[:20]!r} is not accepted: send it {how}")
+
+
+def decompress(body: bytes, most_bytes: int) -> bytes:
+    """Return the content of a gzip body. Raises InvalidRequest for what is not gzip, TooLarge over the bounds.
+
+    No more than the bound is ever decompressed.
+    """
+    most = min(most_bytes, max(_LEAST_BYTES, _MOST_RATIO * len(body)))
+    stream = zlib.decompressobj(wbits=_GZIP)
+    try:
+        content = stream.decompress(body, most + 1)
+    except zlib.error:
+        raise InvalidRequest("the body is not valid gzip, which its `Content-Encoding` says") from None
+    if len(content) > most:
+        raise TooLarge(f"the decompressed body is over {most} bytes, the most that is accepted of {len(body)} bytes")
+    if not stream.eof or stream.unused_data:
+        raise InvalidRequest("the body is not one whole gzip stream: its end is missing, or more follows")
+    return content
+
+
+def plain_json(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers as those of a plain body. A body without a type is JSON."""
+    kept = [(name, value) for name, value in headers if name != b"content-encoding"]
+    if not any(name == b"content-type" for name, _ in kept):
+        kept.append((b"content-type", b"application/json"))
+    return kept

@@ -14,8 +14,8 @@ from headrace.store.errors import Gone
 from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.payloads.job_payload import JobOrder, PolicyHit, ServiceClass
 from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.sampling_params import Truncated
 from headrace.store.payloads.tool_approval import Approval
-from headrace.store.payloads.truncation import Truncated
 from headrace.store.registry.models import queue_name
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import FLOW_TASK, CacheResult, JobState

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from headrace.prompts.reasoning import ReasoningSupport
+from headrace.prompts.answer_reader import ReasoningSupport
 from headrace.store.payloads.reasoning import ReasoningEffort
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry.engine_spec import EngineKind, Modality

@@ -18,8 +18,7 @@ from headrace.store.registry.models import queue_name
 from headrace.store.schema.job_states import FLOW_TASK, UNSERVED_QUEUE
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.spans import now_ns
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext, now_ns
 
 _ROUTE = "POST /v1/dead_letters/{job_id}/replay"
 

@@ -30,7 +30,7 @@ from headrace.producer_api.streaming.job_events import (
 )
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.jobs import JobEvent
-from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.checkpoints import ChoiceMark
 from headrace.store.streams.stream_log import StreamCursor
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)

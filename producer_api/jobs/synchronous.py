@@ -19,13 +19,15 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import Draining, JobUnanswered, SyncTimeout, body_of
 from headrace.producer_api.server.sse import EventStream, Heartbeat, StreamAborted, data_only
 from headrace.producer_api.streaming.answers import Answer, SeveralAnswers, num_choices_of
-from headrace.producer_api.streaming.deduplication import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.producer_api.streaming.job_events import (
+    Diverged,
     Ended,
     Event,
     FormatLogprobs,
     Restarted,
+    TextDeduplicator,
     TextPiece,
+    TokenDeduplicator,
     follow,
     logprob_formatter,
     wait_until_ended,

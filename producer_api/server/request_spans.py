@@ -4,9 +4,16 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from headrace.store.jobs.jobs import NewJob
-from headrace.store.tracing.spans import Attribute, AttributeValue, SpanKind, TraceSpan, now_ns
-from headrace.store.tracing.trace_context import TraceContext, read_traceparent
-from headrace.store.tracing.tracing import Tracing
+from headrace.store.tracing.tracing import (
+    Attribute,
+    AttributeValue,
+    SpanKind,
+    TraceContext,
+    TraceSpan,
+    Tracing,
+    now_ns,
+    read_traceparent,
+)
 
 _DEFECT = 500
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})

@@ -12,6 +12,8 @@ the order in which they were committed, and between the text of the answer.
 
 A new attempt continues the old text only if it kept all deltas that the client has. Otherwise ``Restarted`` gives the
 number of deltas that are still valid. No HTTP.
+
+Where a format has no event for this, the deduplicators remove from the stream what a second attempt repeats.
 """
 
 import asyncio
@@ -33,9 +35,72 @@ from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.registry.models import queue_name
 from headrace.store.schema.job_states import FLOW_TASK, JobState
-from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs, num_kept
-from headrace.store.streams.choices import ChoiceMark, Marks
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceMark, Lineage, LogprobRow, Logprobs, Marks, num_kept
 from headrace.store.streams.stream_log import Frame, StreamCursor
+
+
+class Diverged(Exception):
+    """A new attempt's text does not start with the text that was already sent."""
+
+
+class TextDeduplicator:
+    """Joins the texts of several attempts of a job into one stream without repetition.
+
+    OpenAI's stream cannot retract text. A greedy or seeded attempt generates the same text again; the part that was
+    already sent is dropped. ``Diverged`` is raised at the first difference, so different texts are never joined.
+    """
+
+    def __init__(self) -> None:
+        self._sent = ""
+        self._again = ""
+        self._is_repeating = False
+
+    def restart(self, kept: str) -> str:
+        """Start a new attempt that kept the text ``kept``; return its part not yet sent. Raises Diverged."""
+        self._again = ""
+        self._is_repeating = bool(self._sent)
+        return self.add(kept)
+
+    def add(self, text: str) -> str:
+        """Add the attempt's next text; return its part not yet sent. Raises Diverged."""
+        if not self._is_repeating:
+            self._sent += text
+            return text
+        self._again += text
+        shared = min(len(self._again), len(self._sent))
+        if self._again[:shared] != self._sent[:shared]:
+            raise Diverged
+        if len(self._again) < len(self._sent):
+            return ""
+        new = self._again[len(self._sent) :]
+        self._sent, self._is_repeating = self._again, False
+        return new
+
+    def finish(self) -> None:
+        """End the attempt. Raises Diverged if its text is shorter than the text already sent."""
+        if self._is_repeating and self._again != self._sent:
+            raise Diverged
+
+
+class TokenDeduplicator:
+    """Drops the logprobs that were already sent when a later attempt repeats its tokens."""
+
+    def __init__(self) -> None:
+        self._num_sent = 0
+        self._at = 0
+
+    def restart(self, kept: Logprobs) -> Logprobs:
+        """Start a new attempt that kept these tokens; return those not yet sent."""
+        self._at = 0
+        return self.add(kept)
+
+    def add(self, logprobs: Logprobs) -> Logprobs:
+        """Add the attempt's next tokens; return those not yet sent."""
+        new = logprobs[max(0, self._num_sent - self._at) :]
+        self._at += len(logprobs)
+        self._num_sent = max(self._num_sent, self._at)
+        return new
+
 
 # Longest Postgres outage before the stream ends with an error. Text still flows meanwhile.
 _PATIENCE_S = 10.0

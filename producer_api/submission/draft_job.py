@@ -7,13 +7,13 @@ from headrace.producer_api.access.rate_limits import Headers
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Fallback, Idempotency, Job, NewJob
 from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.sampling_params import Truncated
 from headrace.store.payloads.strict_model import Strict
-from headrace.store.payloads.truncation import Truncated
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tasks.generate import GeneratePayload
 from headrace.store.tasks.registry import JobRequest
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 
 T = TypeVar("T")
 

@@ -1,4 +1,7 @@
-"""What a feature does with requests on their way to a stored job."""
+"""What a feature does with requests on their way to a stored job.
+
+A hook is built from ``SubmissionParts``: what every submission uses in an API process, of jobs and of jobs with steps.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -6,13 +9,39 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.assembly import parts
-from headrace.producer_api.access.rate_limits import Headers
+from headrace.producer_api.access.rate_limits import Headers, RateLimits
+from headrace.producer_api.caches.live_processes import LiveProcesses
+from headrace.producer_api.caches.model_catalog import ModelCatalog
 from headrace.producer_api.submission.draft_job import DraftJob, Origin, Receipt
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.producer_api.submission.queue_limits import QueueLimits
 from headrace.producer_api.submission.text_guard import LoadGuards, TextGuards, no_guards
+from headrace.prompts.sandbox.turns import Turns
+from headrace.store.db.database import Database
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, NewJob
+from headrace.store.metrics.api_metrics import ApiMetrics
+from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionParts:
+    """What checks a request, and what stores it. ``tenant_threads``: for calls that may take long."""
+
+    settings: Settings
+    db: Database
+    rate_limits: RateLimits
+    catalog: ModelCatalog
+    queue_limits: QueueLimits
+    enqueuer: Enqueuer
+    metrics: ApiMetrics
+    guards: TextGuards
+    digests: RequestDigests
+    live_processes: LiveProcesses
+    preparation: PromptPreparation
+    tenant_threads: Turns
 
 
 class SubmissionHook:

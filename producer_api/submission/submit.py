@@ -16,8 +16,12 @@ from headrace.producer_api.server.request_spans import record_accept
 from headrace.producer_api.submission import unserved
 from headrace.producer_api.submission.draft_job import DraftJob, NeedsTenantThread, Origin, Receipt, known
 from headrace.producer_api.submission.prompt_preparation import check_called_urls
-from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionHook, build_hooks
-from headrace.producer_api.submission.submission_parts import SubmissionParts
+from headrace.producer_api.submission.submission_hook import (
+    StepSubmissions,
+    SubmissionHook,
+    SubmissionParts,
+    build_hooks,
+)
 from headrace.producer_api.submission.template_filling import fill
 from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.prompts.tasks.task_inputs import Prepared
@@ -35,9 +39,7 @@ from headrace.store.tasks.flow import FlowRequest, JobOrFlowRequest, PipelineReq
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import JobRequest
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.spans import now_ns
-from headrace.store.tracing.trace_context import TraceContext
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, TraceContext, Tracing, now_ns
 
 RETRY_WITHIN_S = 600.0
 """A retry without an Idempotency-Key finds the job of its first request for this long."""

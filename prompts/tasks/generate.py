@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from headrace.prompts.answer_reader import THINK_TAGS, ends_with
 from headrace.prompts.chat_server import CALL_STYLE, ChatServer, check_fields, least_tokens
 from headrace.prompts.fill_in_middle import around_gap
-from headrace.prompts.reasoning import THINK_TAGS, ends_with
 from headrace.prompts.special_tokens import with_marks
 from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
 from headrace.prompts.tokenizer import ApproximateTokenizer, Tokenizer

@@ -21,9 +21,8 @@ from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.errors import CannotOpen, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs import claim_queries
-from headrace.store.jobs.end_part import end_parts
-from headrace.store.jobs.finish_rows import Finish as Finish
-from headrace.store.jobs.finish_rows import encode, row_of
+from headrace.store.jobs.job_rows import Finish as Finish
+from headrace.store.jobs.job_rows import encode, end_parts, row_of
 from headrace.store.jobs.parent_part import BegunStep, Settled, parent_part
 from headrace.store.jobs.terminal import DEAD_LETTER_CODES, conclude
 from headrace.store.schema.job_states import JobState

@@ -31,8 +31,14 @@ from headrace.store.jobs.terminal import conclude
 from headrace.store.schema import tables
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.seal import Seal, SealContext, open_columns
-from headrace.store.streams.checkpoints import Lineage, Logprobs, lineage_from_json, read_groups
-from headrace.store.streams.choices import Marks, deltas_from_json
+from headrace.store.streams.checkpoints import (
+    Lineage,
+    Logprobs,
+    Marks,
+    deltas_from_json,
+    lineage_from_json,
+    read_groups,
+)
 from headrace.store.tasks.registry import BULKY_OUTPUTS
 
 __all__ = [

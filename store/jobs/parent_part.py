@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from headrace.assembly import parts
 from headrace.store.db.database import Database
-from headrace.store.jobs.finish_rows import Finish
+from headrace.store.jobs.job_rows import Finish
 from headrace.store.payloads.tool_approval import Approval
 from headrace.store.seal import Seal
 

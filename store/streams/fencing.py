@@ -10,8 +10,7 @@ from pathlib import Path
 
 from headrace.store.redis.connection import connect, translated_errors
 from headrace.store.seal import PLAIN, Seal
-from headrace.store.streams.checkpoints import Checkpoint, Lineage, Logprobs
-from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceMark, Lineage, Logprobs
 from headrace.store.streams.stream_log import Frame, StreamCursor, read_frame, stream_key
 
 _SCRIPT = Path(__file__).with_suffix(".lua")

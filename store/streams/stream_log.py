@@ -24,8 +24,14 @@ from headrace.store.failpoints import failpoint
 from headrace.store.ids import new_id
 from headrace.store.redis.connection import AWAY, connect, translated_errors
 from headrace.store.seal import PLAIN, Seal
-from headrace.store.streams.checkpoints import Checkpoint, Logprobs, read_logprobs
-from headrace.store.streams.choices import ChoiceMark, marked_as_json, marked_from_json
+from headrace.store.streams.checkpoints import (
+    Checkpoint,
+    ChoiceMark,
+    Logprobs,
+    marked_as_json,
+    marked_from_json,
+    read_logprobs,
+)
 
 CANCEL_CHANNEL = "headrace:cancel"
 GENERATION_KEY = "headrace:generation"

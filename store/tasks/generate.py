@@ -28,11 +28,10 @@ from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHi
 from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from headrace.store.payloads.reasoning import ReasoningFormat, ReasoningOptions
 from headrace.store.payloads.retrieval import FileCitation, Retrieval
-from headrace.store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling
+from headrace.store.payloads.sampling_params import MAX_NEW_TOKENS, Sampling, Truncated, Truncation
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.strict_model import Strict, Text
 from headrace.store.payloads.template_variables import TemplateVariables
-from headrace.store.payloads.truncation import Truncated, Truncation
 from headrace.store.tasks.task_spec import TaskSpec
 
 MAX_SAMPLES = 16

@@ -29,9 +29,16 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace.status import Status, StatusCode
 
 from headrace.store.tracing.otel_settings import OtelSettings
-from headrace.store.tracing.spans import Attribute, TraceSpan
-from headrace.store.tracing.trace_context import TraceContext, new_span_id, new_trace_id
-from headrace.store.tracing.tracing import STOP_S, SpanCounts, Tracing
+from headrace.store.tracing.tracing import (
+    STOP_S,
+    Attribute,
+    SpanCounts,
+    TraceContext,
+    TraceSpan,
+    Tracing,
+    new_span_id,
+    new_trace_id,
+)
 
 log = structlog.get_logger(__name__)
 

@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from headrace.prompts.answer_reader import AnswerReader, ReadAnswer, read_answer, reader_for, turn_reader
-from headrace.prompts.reasoning import ReasoningReader
+from headrace.prompts.answer_reader import (
+    AnswerReader,
+    ReadAnswer,
+    ReasoningReader,
+    read_answer,
+    reader_for,
+    turn_reader,
+)
 from headrace.prompts.tool_calls import CallPiece, ContentPiece, call_id
 from headrace.store.payloads.conversation import FunctionCall, ToolCall
 from headrace.store.payloads.reasoning import ReasoningFormat

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from headrace.prompts.answer_reader import reader_for
+from headrace.prompts.answer_reader import ReasoningPiece, ReasoningReader, reader_for
 from headrace.prompts.chat_template import ChatTemplate
-from headrace.prompts.reasoning import ReasoningPiece, ReasoningReader
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.prompts.tool_calls import ContentPiece
 from headrace.store.errors import InvalidRequest

@@ -9,7 +9,7 @@ from headrace.prompts.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from headrace.prompts.truncation import truncate
 from headrace.store.payloads.conversation import ChatMessage, FunctionCall, Role, ToolCall, check_tool_results
 from headrace.store.payloads.prompt_reference import TemplatePlace
-from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.payloads.sampling_params import Truncated, Truncation
 from headrace.store.tasks.generate import GenerateInput
 
 SAID = [

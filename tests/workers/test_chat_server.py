@@ -11,7 +11,7 @@ from headrace.store.db.database import Database
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
-from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
+from headrace.store.tracing.tracing import TraceContext, attempt_span_id
 from tests.models.external.fake_chat import MODEL, ON_AND_ON, FakeChat
 from tests.models.external.fake_model import EOS, answer
 from tests.otlp import Collector

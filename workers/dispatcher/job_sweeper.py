@@ -11,8 +11,7 @@ from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
 from headrace.store.streams.stream_log import StreamPublisher
-from headrace.store.tracing.trace_context import read_traceparent
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, Tracing, read_traceparent
 from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
 
 log = structlog.get_logger(__name__)

@@ -1,8 +1,16 @@
 """The spans of an attempt that its worker did not end: the process is dead or cut off, and writes none itself."""
 
 from headrace.store.jobs.sweeps import LostAttempt
-from headrace.store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
+from headrace.store.tracing.tracing import (
+    PROVIDER,
+    Attribute,
+    AttributeValue,
+    SpanKind,
+    TraceContext,
+    TraceSpan,
+    attempt_span_id,
+    ns_of,
+)
 
 _CODE = "worker_lost"
 

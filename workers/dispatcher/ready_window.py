@@ -9,8 +9,8 @@ from headrace.store.errors import Unavailable
 from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app
 from headrace.store.registry.models import shadow_name
 from headrace.store.scheduling import dispatch_queries
+from headrace.store.scheduling.backlog import RecentMaximum, read_candidates, within_share
 from headrace.store.scheduling.dispatch_queries import QueueDepth, RoundRobin
-from headrace.store.scheduling.fair_share import RecentMaximum, read_candidates, within_share
 from headrace.store.settings import Settings
 
 log = structlog.get_logger(__name__)

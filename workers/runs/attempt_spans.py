@@ -17,9 +17,19 @@ from typing import Any
 
 from headrace.models.engine.requests import CompletionOutput, EncodeOutput
 from headrace.store.jobs.claims import Claim, Finish
-from headrace.store.tracing.spans import PROVIDER, Attribute, AttributeValue, SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import (
+    OFF,
+    PROVIDER,
+    Attribute,
+    AttributeValue,
+    SpanKind,
+    TraceContext,
+    TraceSpan,
+    Tracing,
+    attempt_span_id,
+    ns_of,
+    read_traceparent,
+)
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import Retry
 

@@ -19,8 +19,7 @@ from headrace.prompts.tool_calls import choice_name
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import Usage
 from headrace.store.schema.job_states import JobState
-from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.streams.choices import ChoiceEnd
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd
 from headrace.store.tasks.generate import GeneratedText, GenerateOutput, GeneratePayload, PromptEcho
 from headrace.workers.runs import outcome
 from headrace.workers.runs.outcome import PROBATION_TOKENS, STATES, Retry

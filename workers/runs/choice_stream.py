@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.streams.choices import ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceMark
 from headrace.store.streams.stream_log import Frame
 
 

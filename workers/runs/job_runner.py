@@ -27,7 +27,7 @@ from headrace.store.errors import HeadraceError, Unavailable
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.worker_metrics import WorkerMetrics
 from headrace.store.schema.job_states import JobState
-from headrace.store.tracing.trace_context import read_traceparent
+from headrace.store.tracing.tracing import read_traceparent
 from headrace.workers.runs import outcome
 from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.claim_client import ClaimClient

@@ -14,7 +14,7 @@ from headrace.assembly import parts
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
-from headrace.store.streams.choices import Marks
+from headrace.store.streams.checkpoints import Marks
 from headrace.workers.runs.stream_publisher import FrameFilter
 
 OF_CALLS = 100_000

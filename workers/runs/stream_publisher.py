@@ -23,8 +23,7 @@ from typing import Protocol
 import structlog
 
 from headrace.models.engine.requests import Delta
-from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark
 from headrace.store.streams.stream_log import Frame
 from headrace.workers.runs.choice_stream import ChoiceStream
 from headrace.workers.runs.in_flight import AttemptId, ChoiceId

@@ -19,7 +19,7 @@ from headrace.models.engine.requests import EncodeOutput, EncodeRequest, FinishR
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import number_format
 from headrace.store.jobs.claims import Claim, Finish
-from headrace.store.jobs.finish_rows import EndRows
+from headrace.store.jobs.job_rows import EndRows
 from headrace.store.payloads.job_payload import JobErrorBody, Usage
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.verification_report import GoldenAnswer

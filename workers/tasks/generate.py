@@ -4,8 +4,11 @@
                                       └─ handed back or engine failure: a Retry with the output so far
 
 Claims, leases and writing are ``workers.runs.job_runner``'s.
+
+An attempt that starts anew has the seeds of the first one, so it generates the same text.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,9 +60,29 @@ from headrace.workers.runs.output_guard import JobGuards, OutputGuard, open_guar
 from headrace.workers.runs.stream_publisher import FrameQueue
 from headrace.workers.tasks.adapted import adapting_client
 from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
-from headrace.workers.tasks.seeds import sample_seed, seeded
 from headrace.workers.tasks.self_test import PROMPTS, SelfTest, generate_test
 from headrace.workers.tasks.task_model import EngineSetup, TaskModel, WorkContext, quiet_setup
+
+_SEEDS = 2**63
+
+
+def seeded(sampling: Sampling, job_id: str, prompt_number: int = 0) -> Sampling:
+    """Return the sampling parameters with a seed; without one in the request it is derived from the job's id.
+
+    Then each of several prompts has another one. So an attempt that starts anew generates the same text as the lost
+    one, and readers keep theirs.
+    """
+    if sampling.seed is not None:
+        return sampling
+    name = f"{job_id}.{prompt_number}" if prompt_number else job_id
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return sampling.model_copy(update={"seed": int.from_bytes(digest, "big") >> 1})
+
+
+def sample_seed(seed: int | None, sample: int) -> int | None:
+    """Return the seed of a prompt's answer with this number, from 0; the first one has the request's own."""
+    return None if seed is None else (seed + sample) % _SEEDS
+
 
 log = structlog.get_logger(__name__)
 

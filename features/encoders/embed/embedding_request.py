@@ -20,8 +20,9 @@ from headrace.producer_api.http.job_options import (
     MetadataText,
     ServiceTier,
     job_fields,
+    refuse_near_misses,
+    refuse_unsupported,
 )
-from headrace.producer_api.http.unknown_fields import refuse_near_misses, refuse_unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.store.errors import HeadraceError, InvalidRequest

@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from headrace.features.flows.store.added import Added, AddedStep
-from headrace.store.jobs.finish_rows import Finish, encode
 from headrace.store.jobs.flow_turns import MARK
+from headrace.store.jobs.job_rows import Finish, encode
 from headrace.store.jobs.terminal import DELIVERIES
 from headrace.store.schema.event_types import APPROVAL_REQUIRED
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, text
 from headrace.features.flows.store.decisions import Flow, FlowDecision, FlowStep, decide
 from headrace.store.errors import CannotOpen
 from headrace.store.jobs.claim_queries import DONE, STREAMS
-from headrace.store.jobs.finish_rows import Finish, encode, opened, row_of
+from headrace.store.jobs.job_rows import Finish, encode, opened, row_of
 from headrace.store.jobs.parent_part import AnnouncedStep, Settled
 from headrace.store.jobs.terminal import CONCLUDED, DEAD_LETTER_CODES, ENDED, conclude
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass

@@ -10,19 +10,135 @@ the blocks of every other one, so it always runs and ends, and then the next one
 
 The batch class is the background. While an interactive request waits for its first token, background requests keep
 their slots and blocks but have no rows in the step; only the oldest of all continues.
+
+``LengthEstimator`` estimates output lengths from the last outputs that came to their end.
+Few requests use all of their ``max_tokens``, so blocks reserved for all of them would mostly stay empty. For a request
+with ``n`` output tokens the estimate is the mean residual life: the average rest of those recent outputs that were
+longer than ``n``. If the estimate is too low, a request is preempted and recomputed; no output is lost.
+
+``PrefillBudget`` limits the prompt tokens of a step by time, so that prefill hardly slows down running streams.
+
+    one step:  | decode rows, d seconds | prompt tokens, c seconds each |     d and c are learned from the steps
+               └────────── at most stretch × d ─────────────────────────┘
+
+Chunked prefill alone limits a step by its number of tokens, whatever they cost. Sarathi-Serve (Agrawal et al. 2024)
+limits it by time, with a profile that is measured beforehand; here the steps themselves are the profile. The limit is
+lifted when the requests that wait for their first token are more than a third of the running streams: in a burst a slow
+prefill keeps slots idle, which costs all requests more than a longer gap costs the few streams.
 """
 
-from bisect import insort
+from bisect import bisect_right, insort
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import accumulate, count
 from math import inf
+from statistics import median
 
 from headrace.models.engine.block_manager import BlockPool, BlockTables
 from headrace.models.engine.requests import BACKGROUND_RANK
 from headrace.models.engine.runner import Interrupt, Row, Sampled, StepPlan
-from headrace.models.engine.scheduling.prefill_budget import PrefillBudget
 from headrace.models.engine.sequence import SequenceState
 from headrace.models.engine.speculation import Speculation
+
+LAST_OUTPUTS = 256
+FEWEST = 16
+"""Outputs that must have ended before anything is estimated; until then each request counts with its ``max_tokens``."""
+
+
+class LengthEstimator:
+    """The lengths of the last ``LAST_OUTPUTS`` outputs."""
+
+    def __init__(self) -> None:
+        self._last: deque[int] = deque()
+        self._sorted: list[int] = []
+        self._sums: list[int] = []  # _sums[i] = sum(_sorted[i:])
+
+    def record(self, num_tokens: int) -> None:
+        """Record an output that came to its end with ``num_tokens`` tokens."""
+        if len(self._last) == LAST_OUTPUTS:
+            self._sorted.remove(self._last.popleft())
+        self._last.append(num_tokens)
+        insort(self._sorted, num_tokens)
+        self._sums = [*accumulate(reversed(self._sorted))][::-1]
+
+    def remaining(self, num_output: int, max_tokens: int) -> int:
+        """Return how many more tokens to expect of an output with ``num_output`` tokens and at most ``max_tokens``."""
+        most = max_tokens - num_output
+        if len(self._last) < FEWEST:
+            return most
+        first = bisect_right(self._sorted, num_output)
+        num_longer = len(self._sorted) - first
+        if num_longer == 0:
+            return min(most, num_output)  # longer than all recent ones: expect as much again
+        return min(most, -(-(self._sums[first] - num_longer * num_output) // num_longer))
+
+
+LAST_STEPS = 16
+"""Steps of each kind that are remembered: few, because rows and contexts change."""
+
+FEWEST_TOKENS = 16
+"""Prompt tokens that a step always allows, however slow they are. Smaller chunks are not measured."""
+
+_MOST_WAITING = 1 / 3
+"""Waiting requests per running stream (or one request) above which nothing limits a step's time."""
+
+BACKGROUND_S = 0.015
+"""Background prefill runs in chunks of about this long: an interactive request that arrives waits for one chunk."""
+
+_LEAST_SHARE = 0.1  # of a step's time that its prompt tokens are assumed to take at least
+
+
+class PrefillBudget:
+    """Learns the duration of steps. ``stretch`` may be infinite: then there is no limit."""
+
+    def __init__(self, stretch: float) -> None:
+        self._stretch = stretch
+        self._decode_s: deque[float] = deque(maxlen=LAST_STEPS)
+        self._decode_rows: deque[int] = deque(maxlen=LAST_STEPS)
+        self._token_s: deque[float] = deque(maxlen=LAST_STEPS)  # of a prompt token beside streams
+        self._token_alone_s: deque[float] = deque(maxlen=LAST_STEPS)  # in larger chunks, so a little faster
+
+    def record(self, num_decode: int, num_prefill: int, seconds: float) -> None:
+        """Learn from a step with ``num_decode`` decode rows and ``num_prefill`` prompt tokens."""
+        if not num_prefill:
+            self._decode_s.append(seconds)
+            self._decode_rows.append(num_decode)
+        elif num_prefill >= FEWEST_TOKENS and not num_decode:
+            self._token_alone_s.append(seconds / num_prefill)
+        elif num_prefill >= FEWEST_TOKENS and self._decode_s and 2 * num_decode >= median(self._decode_rows):
+            # If most streams were not in the step, the time of its decode rows is not known.
+            prompt_s = max(seconds - median(self._decode_s), _LEAST_SHARE * seconds)
+            self._token_s.append(prompt_s / num_prefill)
+
+    def budget(self, num_decoding: int, num_others: int, most: int) -> int:
+        """Return how many prompt tokens, at most ``most``, may enter beside ``num_decoding`` streams.
+
+        ``num_others`` are the active requests without a token yet, running or waiting.
+        """
+        if num_others > max(1.0, _MOST_WAITING * num_decoding):
+            return most
+        token_s = self._prompt_token_s()
+        if not (num_decoding and self._decode_s and token_s):
+            return most
+        spare_s = (self._stretch - 1) * median(self._decode_s)
+        return int(min(most, max(FEWEST_TOKENS, spare_s / token_s)))
+
+    def background_budget(self, *, is_interactive: bool) -> int | None:
+        """Return how many background prompt tokens may be in a step; None if there is no limit or nothing is known.
+
+        ``is_interactive``: the step has interactive prefill too.
+        """
+        token_s = self._prompt_token_s()
+        if self._stretch == inf or not token_s:
+            return None
+        return FEWEST_TOKENS if is_interactive else max(FEWEST_TOKENS, int(BACKGROUND_S / token_s))
+
+    def _prompt_token_s(self) -> float:
+        """Return the seconds of a prompt token, 0 while unknown."""
+        # The 75th percentile: a gap of two steps is noticed, a chunk that is a little smaller than possible is not.
+        known = sorted(self._token_s or self._token_alone_s)
+        return known[len(known) * 3 // 4] if known else 0.0
+
 
 _OLDEST = -1  # class rank of the oldest request: better than any class
 

@@ -24,7 +24,7 @@ from headrace.store.errors import InvalidRequest, NotFound, Unavailable
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 from tests.features.batches.making import BATCH, BODY, PRINCIPAL, SETTINGS, START, URL, line, raw
 from tests.refusals import Naming
 

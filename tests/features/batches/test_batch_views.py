@@ -17,7 +17,7 @@ from headrace.features.batches.message_batch_views import (
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest
 from headrace.store.schema.batch_states import BatchStatus
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 from tests.features.batches.making import BATCH, URL, at
 
 ADDRESS = "https://headrace.example"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.policy.policies import Policy
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import RequestDigests
 from headrace.prompts.tasks.task_inputs import Prepared
 from headrace.store.digests import Digests
 from headrace.store.errors import Unavailable

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.producer_api.streaming.deduplication import Diverged, TextDeduplicator, TokenDeduplicator
+from headrace.producer_api.streaming.job_events import Diverged, TextDeduplicator, TokenDeduplicator
 from headrace.store.streams.checkpoints import LogprobRow
 
 Pieces = st.lists(st.text("ab", min_size=1, max_size=3), max_size=8)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.features.openai.chat_answer import ChatAnswer
-from headrace.features.openai.choices_answer import answer_to
+from headrace.features.openai.chat_answer import ChatAnswer, answer_to
 from headrace.features.openai.completion_answer import CompletionAnswer
 from headrace.features.openai.text_routes import STREAM_FORMAT
 from headrace.features.openai.turns_answer import TurnsChatAnswer

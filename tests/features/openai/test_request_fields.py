@@ -13,8 +13,8 @@ from headrace.features.openai import foreign_fields
 from headrace.features.openai.chat_request import ChatRequest
 from headrace.features.openai.completion_request import CompletionRequest
 from headrace.features.openai.request_fields import TextRequest, as_sent
-from headrace.producer_api.http import unknown_fields
-from headrace.producer_api.http.unknown_fields import MOST_UNKNOWN
+from headrace.producer_api.http import job_options
+from headrace.producer_api.http.job_options import MOST_UNKNOWN
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
@@ -263,14 +263,14 @@ PROBES: dict[str, Any] = {
 OFF = "zero false nothing no-fields"
 
 
-def harmless(table: Mapping[str, unknown_fields.IsHarmless]) -> dict[str, set[str]]:
+def harmless(table: Mapping[str, job_options.IsHarmless]) -> dict[str, set[str]]:
     """The fields of a table by the probes that they accept beside null, which each of them accepts."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for field in table:
         accepted = []
         for name, value in PROBES.items():
             try:
-                unknown_fields.refuse_unsupported(Sent.model_validate({field: value}), table, {field: "do"})
+                job_options.refuse_unsupported(Sent.model_validate({field: value}), table, {field: "do"})
             except InvalidRequest as error:
                 told = (error.code, error.param, error.message)
                 assert told == ("unsupported_parameter", field, Naming(f"`{field}`"))

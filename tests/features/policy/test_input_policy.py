@@ -21,7 +21,7 @@ from headrace.features.policy.policies import StoredPolicy
 from headrace.features.responses.new_response import NewResponse
 from headrace.policy.placeholders import PlaceholderMap
 from headrace.policy.policies import Policy
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import RequestDigests
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest, Unavailable

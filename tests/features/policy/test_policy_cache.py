@@ -19,7 +19,7 @@ from headrace.policy.policies import Policy
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.payloads.sampling_params import GrammarKind, GrammarSpec, Sampling
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import ChoiceEnd, ChoiceMark
 from headrace.store.streams.stream_log import Frame
 from headrace.store.tasks.generate import GenerateInput, GeneratePayload, ToolStyle
 from headrace.workers.runs.output_guard import FilteredOutput

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.features.response_cache.lookup import CacheLookups, CacheWish, has_one_answer, read_wish
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import RequestDigests
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.jobs import Accepted

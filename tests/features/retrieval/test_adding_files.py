@@ -18,7 +18,7 @@ from headrace.store.errors import Conflict, InvalidRequest, NotFound, RateLimite
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 from tests.refusals import Naming
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)

@@ -17,7 +17,7 @@ from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 
 PRINCIPAL = Principal("acme", "key_1", frozenset())
 TRACE = TraceContext("1" * 32, "2" * 16, True)

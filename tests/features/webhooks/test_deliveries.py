@@ -13,8 +13,7 @@ from headrace.features.webhooks.outbox import AttemptResult, Delivery
 from headrace.features.webhooks.sender import DeliveryResult, body_of, headers_of, judge, retry_in_s
 from headrace.store.calls.ssrf_guard import Reply
 from headrace.store.schema.job_states import JobState
-from headrace.store.tracing.spans import SpanKind, ns_of
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import SpanKind, TraceContext, ns_of
 
 AT = datetime(2026, 11, 25, 12, 0, 0, 250_000, tzinfo=UTC)
 NOW = datetime(2026, 11, 25, 12, 1, 30, 900_000, tzinfo=UTC)

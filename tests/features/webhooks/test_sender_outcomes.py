@@ -18,8 +18,7 @@ from headrace.store.calls.ssrf_guard import CallFailed, CallTimedOut, Reply
 from headrace.store.errors import Unavailable
 from headrace.store.metrics.registry import new_registry
 from headrace.store.settings import Settings
-from headrace.store.tracing.spans import TraceSpan
-from headrace.store.tracing.tracing import OFF, Tracing
+from headrace.store.tracing.tracing import OFF, TraceSpan, Tracing
 from tests.features.webhooks.test_deliveries import SENT
 from tests.processes import wait_for
 

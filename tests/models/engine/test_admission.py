@@ -4,7 +4,7 @@ from collections import deque
 
 from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
 from headrace.models.engine.requests import EngineRequest
-from headrace.models.engine.scheduling.length_estimator import FEWEST
+from headrace.models.engine.scheduling.scheduler import FEWEST
 from tests.models.engine.rig import Bytes, Watched, alone, ask, num_inside, step, step_until_idle
 
 MAX_TOKENS = 1024

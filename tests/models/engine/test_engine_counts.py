@@ -29,9 +29,8 @@ from headrace.models.engine.requests import (
     SamplingParams,
     StepFailed,
 )
-from headrace.models.engine.runner import Sampled
-from headrace.models.engine.scheduling.length_estimator import FEWEST
-from headrace.models.engine.step_runner import MAX_PASSES
+from headrace.models.engine.runner import MAX_PASSES, Sampled
+from headrace.models.engine.scheduling.scheduler import FEWEST
 from headrace.models.fakes.fake import EOS, FakeRunner
 from headrace.models.fakes.fake_encoder import FakeEncoder, fake_vector
 from tests.models.engine.rig import WAIT_S, Bytes, Clock, Late, Watched, ask, seq, step, step_until_idle

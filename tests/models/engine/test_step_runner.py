@@ -14,8 +14,7 @@ from headrace.models.engine.requests import (
     OutOfMemory,
     StepFailed,
 )
-from headrace.models.engine.runner import Row, Sampled, StepPlan
-from headrace.models.engine.step_runner import CALM_STEPS, MAX_PASSES, StepRunner
+from headrace.models.engine.runner import CALM_STEPS, MAX_PASSES, Row, Sampled, StepPlan, StepRunner
 from tests.models.engine.rig import Bytes, Clock, Watched, ask, check_answers, step, step_until_idle
 
 

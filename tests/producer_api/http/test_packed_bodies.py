@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from headrace.producer_api.http.body_encoding import decompress, has_gzip, plain_json
-from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.http.requests import check_counts, decompress, has_gzip, plain_json
 from headrace.producer_api.server.errors import UnsupportedEncoding
 from headrace.store.errors import InvalidRequest, TooLarge
 from tests.refusals import Naming, refusal

@@ -5,12 +5,11 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from headrace.producer_api.http.metadata_filters import metadata_filters
-from headrace.producer_api.http.paths import RouteTable, canonical
-from headrace.producer_api.http.requests import OriginHeaders, read_origin_headers
+from headrace.producer_api.http.requests import OriginHeaders, RouteTable, canonical, read_origin_headers
 from headrace.producer_api.http.views import rounded, seconds
 from headrace.store.errors import InvalidRequest
 from headrace.store.tenants.api_keys import Principal
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 from tests.refusals import Naming, refusal
 
 

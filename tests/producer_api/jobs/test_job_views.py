@@ -26,7 +26,7 @@ from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.payloads.tool_approval import Approval, ApprovalState
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import JobState
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import ChoiceEnd, ChoiceMark
 from headrace.store.streams.stream_log import StreamCursor
 from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.jobs.start_time import START, at

@@ -18,9 +18,7 @@ from headrace.producer_api.server.sse import EventStream, Heartbeat, StreamAbort
 from headrace.store.errors import Unavailable
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.settings import Settings
-from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan
-from headrace.store.tracing.trace_context import TraceContext
-from headrace.store.tracing.tracing import Tracing
+from headrace.store.tracing.tracing import Attribute, SpanKind, TraceContext, TraceSpan, Tracing
 
 
 def test_events_have_the_forms_that_clients_read() -> None:

@@ -22,8 +22,7 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import first_steps
 from headrace.store.jobs.flow_turns import TurnStep
 from headrace.store.schema.job_states import JobState
-from headrace.store.streams.checkpoints import Checkpoint
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark
 from headrace.store.streams.stream_log import Frame, StreamCursor
 from tests.producer_api.streaming.test_job_events import JOB_ID, JobRow, Story, read, runtime_of
 

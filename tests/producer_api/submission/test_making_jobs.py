@@ -13,8 +13,7 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import enqueue
 from headrace.producer_api.submission.draft_job import Origin
-from headrace.producer_api.submission.enqueue import Enqueuer
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
 from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.tasks.task_inputs import Prepared
@@ -31,7 +30,7 @@ from headrace.store.tasks.flow import FlowRequest
 from headrace.store.tasks.generate import GeneratePayload, GenerateRequest
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tenants.tenant_limits import RequestLimits
-from headrace.store.tracing.trace_context import TraceContext
+from headrace.store.tracing.tracing import TraceContext
 from tests.producer_api.submission.making import refused
 from tests.refusals import Naming
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.features.responses.new_response import NewResponse
-from headrace.producer_api.submission.idempotency import RequestDigests
+from headrace.producer_api.submission.enqueue import RequestDigests
 from headrace.store.digests import Digests
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.generate import GenerateRequest

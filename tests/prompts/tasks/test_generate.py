@@ -20,7 +20,7 @@ from headrace.prompts.tasks.generate import (
 from headrace.prompts.tokenizer import ByteTokenizer, load_tokenizer
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.conversation import ChatMessage, Role
-from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.payloads.sampling_params import Truncated, Truncation
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from tests.prompts.tasks.test_prepared import Model
 

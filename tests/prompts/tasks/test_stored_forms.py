@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from headrace.features.encoders.classify.inputs import FAKE as CLASSIFIER
 from headrace.features.encoders.embed.inputs import FAKE as EMBEDDER
 from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
+from headrace.prompts.answer_reader import ReasoningSupport, find_support
 from headrace.prompts.chat_server import ChatServer
-from headrace.prompts.reasoning import ReasoningSupport, find_support
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import ApproximateTokenizer, ByteTokenizer
 from headrace.store.payloads.reasoning import ReasoningFormat

@@ -7,8 +7,7 @@ from headrace.features.retrieval.ingest_order import IngestOrder, IngestSource, 
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.job_payload import CLASS_NAMES, CLASS_RANKS, JobTerms, PinnedPolicy, Usage, read_payload
 from headrace.store.payloads.retrieval import RankingOptions
-from headrace.store.payloads.sampling_params import Sampling
-from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.payloads.sampling_params import Sampling, Truncated, Truncation
 from tests.store.payloads.making import SOURCE
 
 

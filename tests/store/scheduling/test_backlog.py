@@ -3,8 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
-from headrace.store.scheduling.fair_share import RecentMaximum
+from headrace.store.scheduling.backlog import Backlog, Load, RecentMaximum, TenantBacklog
 from headrace.store.scheduling.service_rate import HALF_LIFE_S, Interval, Rate, RateMeter
 from headrace.store.schema.job_states import UNSERVED_QUEUE
 

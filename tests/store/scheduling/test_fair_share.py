@@ -10,8 +10,8 @@ from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.jobs.jobs import NewJob, accept
 from headrace.store.payloads.job_payload import ServiceClass
+from headrace.store.scheduling.backlog import LaneCandidate, RecentMaximum, read_candidates, within_share
 from headrace.store.scheduling.dispatch_queries import waiting_queues
-from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, read_candidates, within_share
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from tests.store.making import MakeJob, Query

@@ -14,7 +14,16 @@ from headrace.store.jobs.jobs import accept, get, request_cancel
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.scheduling.autoscale import Decision, ScaleHistory
-from headrace.store.scheduling.backlog import Load, find_position, read_backlog, too_long_a_wait_s
+from headrace.store.scheduling.backlog import (
+    LaneCandidate,
+    Load,
+    RecentMaximum,
+    find_position,
+    read_backlog,
+    read_candidates,
+    too_long_a_wait_s,
+    within_share,
+)
 from headrace.store.scheduling.dispatch_queries import (
     BATCH_RANK,
     Claimable,
@@ -27,7 +36,6 @@ from headrace.store.scheduling.dispatch_queries import (
     task_of,
     waiting_queues,
 )
-from headrace.store.scheduling.fair_share import LaneCandidate, RecentMaximum, read_candidates, within_share
 from headrace.store.scheduling.job_history import EndedJob, read_ended
 from headrace.store.scheduling.queue_ages import QueueAge, read_queue_ages
 from headrace.store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues

@@ -8,19 +8,17 @@ import pytest
 from headrace.store.errors import CannotOpen
 from headrace.store.streams.checkpoints import (
     Checkpoint,
-    LogprobRow,
-    groups_as_json,
-    lineage_from_json,
-    read_groups,
-    read_logprobs,
-)
-from headrace.store.streams.choices import (
     ChoiceEnd,
     ChoiceMark,
+    LogprobRow,
     deltas_as_json,
     deltas_from_json,
+    groups_as_json,
+    lineage_from_json,
     marked_as_json,
     marked_from_json,
+    read_groups,
+    read_logprobs,
 )
 from headrace.store.streams.fencing import recover
 from headrace.store.streams.stream_log import HIGHEST_SEQ, Frame, StreamCursor, read_frame, stream_key

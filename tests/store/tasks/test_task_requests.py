@@ -14,7 +14,7 @@ from headrace.features.flows.task import CALL_TOOL, ToolCallInput, ToolCallOutpu
 from headrace.features.images.classify.task import ImageClassifyPayload
 from headrace.features.images.zero_shot.task import ImageZeroShotInput, ImageZeroShotPayload
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
-from headrace.store.payloads.truncation import Truncated, Truncation
+from headrace.store.payloads.sampling_params import Truncated, Truncation
 from headrace.store.tasks.generate import (
     MAX_CHOICES,
     MAX_SAMPLES,

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import (
+from headrace.store.tracing.tracing import (
+    OFF,
+    Attribute,
+    SpanCounts,
+    SpanKind,
     TraceContext,
+    TraceSpan,
     attempt_span_id,
     new_span_id,
     new_trace_id,
+    ns_of,
     read_traceparent,
 )
-from headrace.store.tracing.tracing import OFF, SpanCounts
 from tests.otlp import Collector
 from tests.processes import wait_for
 

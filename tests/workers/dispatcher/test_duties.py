@@ -17,9 +17,7 @@ from headrace.store.scheduling.backlog import Backlog, Load, TenantBacklog
 from headrace.store.scheduling.queue_ages import QueueAge
 from headrace.store.scheduling.service_rate import Interval, Rate
 from headrace.store.tenants import quotas
-from headrace.store.tracing.spans import SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import TraceContext, attempt_span_id
-from headrace.store.tracing.tracing import Tracing
+from headrace.store.tracing.tracing import SpanKind, TraceContext, TraceSpan, Tracing, attempt_span_id, ns_of
 from headrace.workers.dispatcher import queue_gauges
 from headrace.workers.dispatcher.autoscaler import WorkerMeter, waiting
 from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, OutageGrace

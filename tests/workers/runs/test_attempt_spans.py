@@ -9,9 +9,16 @@ import pytest
 from headrace.models.engine.requests import EncodeOutput, FinishReason
 from headrace.store.jobs.claims import Finish
 from headrace.store.schema.job_states import JobState
-from headrace.store.tracing.spans import Attribute, SpanKind, TraceSpan, ns_of
-from headrace.store.tracing.trace_context import TraceContext, attempt_span_id, read_traceparent
-from headrace.store.tracing.tracing import Tracing
+from headrace.store.tracing.tracing import (
+    Attribute,
+    SpanKind,
+    TraceContext,
+    TraceSpan,
+    Tracing,
+    attempt_span_id,
+    ns_of,
+    read_traceparent,
+)
 from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import Retry

@@ -17,8 +17,7 @@ from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.jobs.claims import Finish
 from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.schema.job_states import JobState
-from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark, LogprobRow
 from headrace.store.streams.stream_log import Frame
 from headrace.store.tasks.generate import GenerateInput, GeneratePayload, PromptEcho
 from headrace.workers.runs import choice_outcome

@@ -27,14 +27,12 @@ from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.registry.engine_spec import EngineKind
-from headrace.store.streams.checkpoints import Checkpoint, LogprobRow
-from headrace.store.streams.choices import ChoiceEnd, ChoiceMark
+from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark, LogprobRow
 from headrace.workers.runs.attempt_spans import AttemptSpans
 from headrace.workers.runs.in_flight import Attempt, AttemptId, ChoiceId
 from headrace.workers.runs.outcome import Retry
-from headrace.workers.tasks.generate import Generating
+from headrace.workers.tasks.generate import Generating, sample_seed, seeded
 from headrace.workers.tasks.reasoning_tokens import reasoning_tokens
-from headrace.workers.tasks.seeds import sample_seed, seeded
 from tests.features.flows.tools.test_tool_caller import value_of
 from tests.workers.runs.test_outcome import CLAIM, completion
 

@@ -13,8 +13,7 @@ from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.verification_report import GoldenAnswer
 from headrace.store.settings import Settings
-from headrace.workers.tasks.generate import GenerateModel
-from headrace.workers.tasks.seeds import sample_seed, seeded
+from headrace.workers.tasks.generate import GenerateModel, sample_seed, seeded
 from headrace.workers.tasks.self_test import NUM_TOKENS, PROMPTS, SelfTest, difference, generate_test
 from headrace.workers.tasks.task_model import quiet_setup
 from tests.processes import WAIT_S

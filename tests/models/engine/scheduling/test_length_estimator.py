@@ -5,7 +5,7 @@ from statistics import fmean
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.models.engine.scheduling.length_estimator import FEWEST, WINDOW, LengthEstimator
+from headrace.models.engine.scheduling.scheduler import FEWEST, LAST_OUTPUTS, LengthEstimator
 
 MANY = 10_000
 
@@ -17,11 +17,11 @@ def lengths_of(values: list[int]) -> LengthEstimator:
     return lengths
 
 
-@given(st.lists(st.integers(1, 60), min_size=FEWEST, max_size=WINDOW + 40), st.integers(0, 70))
+@given(st.lists(st.integers(1, 60), min_size=FEWEST, max_size=LAST_OUTPUTS + 40), st.integers(0, 70))
 def test_what_is_still_to_come_is_the_mean_of_what_the_longer_ones_had_still_to_come(
     values: list[int], num_output: int
 ) -> None:
-    longer = [value - num_output for value in values[-WINDOW:] if value > num_output]
+    longer = [value - num_output for value in values[-LAST_OUTPUTS:] if value > num_output]
     expected = fmean(longer) if longer else num_output
     assert 0 <= lengths_of(values).remaining(num_output, MANY) - expected < 1
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from headrace.models.engine.llm_engine import EngineConfig, LLMEngine
 from headrace.models.engine.runner import Sampled, StepPlan
-from headrace.models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
+from headrace.models.engine.scheduling.scheduler import FEWEST_TOKENS, LAST_STEPS, PrefillBudget
 from tests.models.engine.rig import Bytes, Watched, ask, step
 
 MOST = 512
 
 
-def machine(learned: PrefillBudget, *, decode_s: float, token_s: float, steps: int = WINDOW) -> None:
+def machine(learned: PrefillBudget, *, decode_s: float, token_s: float, steps: int = LAST_STEPS) -> None:
     """Let the budget see steps without prompts and steps with them."""
     for _ in range(steps):
         learned.record(8, 0, decode_s)
@@ -60,7 +60,7 @@ def test_it_follows_a_machine_that_changes_and_forgets_a_hiccup() -> None:
 
 def test_prompts_beside_streams_are_known_by_such_and_only_until_then_by_those_without() -> None:
     learned = PrefillBudget(1.8)
-    for _ in range(WINDOW):
+    for _ in range(LAST_STEPS):
         learned.record(8, 0, 0.05)
         learned.record(0, 256, 256 * 0.0005)
     assert learned.budget(8, 1, MOST) == pytest.approx(80, abs=1)
@@ -72,7 +72,7 @@ def test_prompts_beside_streams_are_known_by_such_and_only_until_then_by_those_w
 
 def test_where_some_steps_are_slower_than_others_it_goes_by_the_slower() -> None:
     learned = PrefillBudget(1.8)
-    for _ in range(WINDOW):
+    for _ in range(LAST_STEPS):
         learned.record(8, 0, 0.05)
     for token_s in (0.0005, 0.0005, 0.001, 0.001):
         learned.record(8, 40, 0.05 + 40 * token_s)
@@ -136,6 +136,6 @@ def test_nothing_is_learnt_of_prompts_from_a_step_in_which_most_streams_sat_out(
     learned = PrefillBudget(1.8)
     machine(learned, decode_s=0.05, token_s=0.0005)
     before = learned.background_budget(is_interactive=False)
-    for _ in range(WINDOW):
+    for _ in range(LAST_STEPS):
         learned.record(1, 40, 0.021)
     assert learned.background_budget(is_interactive=False) == before

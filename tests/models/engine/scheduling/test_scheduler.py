@@ -4,8 +4,7 @@ import pytest
 
 from headrace.models.engine.block_manager import BlockPool
 from headrace.models.engine.runner import StepPlan
-from headrace.models.engine.scheduling.prefill_budget import FEWEST_TOKENS, WINDOW, PrefillBudget
-from headrace.models.engine.scheduling.scheduler import Scheduler
+from headrace.models.engine.scheduling.scheduler import FEWEST_TOKENS, LAST_STEPS, PrefillBudget, Scheduler
 from headrace.models.engine.sequence import SequenceState
 from tests.models.engine.rig import ask, seq
 
@@ -326,7 +325,7 @@ def test_the_background_does_not_wait_for_itself() -> None:
 
 def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
     prefill_budget = PrefillBudget(1.8)
-    for _ in range(WINDOW):
+    for _ in range(LAST_STEPS):
         prefill_budget.record(1, 0, 0.01)
         prefill_budget.record(1, 40, 0.05)
     bench = Bench(step_tokens=64, prefill_budget=prefill_budget)
@@ -341,7 +340,7 @@ def test_the_oldest_of_the_background_does_not_hold_up_a_prompt() -> None:
 
 def learned_budget() -> PrefillBudget:
     prefill_budget = PrefillBudget(1.8)
-    for _ in range(WINDOW):
+    for _ in range(LAST_STEPS):
         prefill_budget.record(1, 0, 0.01)
         prefill_budget.record(1, 40, 0.05)
     return prefill_budget
