@@ -6,7 +6,6 @@ worker could run. The state of a matcher depends only on the grammar and the out
 
 import atexit
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
 from llguidance import LLMatcher, LLTokenizer
 
 from headrace.prompts import grammar_trial
@@ -59,8 +59,8 @@ class Grammars:
         self._eos = eos_token_ids
         self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
         self._lock = Lock()
-        self._kept: OrderedDict[tuple[str, str], _CachedGrammar] = OrderedDict()
-        self._num_bytes = 0
+        # A trial ends at MEMORY_BYTES, so no grammar alone is larger than the cache.
+        self._kept: LRUCache[tuple[str, str], _CachedGrammar] = LRUCache(MOST_BYTES, lambda kept: kept.num_bytes)
 
     def check(self, kind: str, text: str) -> None:
         """Raise InvalidRequest, with the reason, for a grammar that this model cannot follow.
@@ -71,7 +71,7 @@ class Grammars:
 
     def is_compiled(self, kind: str, text: str) -> bool:
         """Return True for a valid grammar that is in the cache."""
-        kept = self._kept.get((kind, text))
+        kept = self._known(kind, text)
         return kept is not None and isinstance(kept.found, LLMatcher)
 
     def matcher(self, kind: str, text: str) -> "Matcher":
@@ -79,27 +79,20 @@ class Grammars:
         return Matcher(self._compiled(kind, text), self._eos, self._vocabulary.size)
 
     def _compiled(self, kind: str, text: str) -> LLMatcher:
-        with self._lock:
-            kept = self._kept.get((kind, text))
-            if kept is not None:
-                self._kept.move_to_end((kind, text))
-        if kept is None:
+        if (kept := self._known(kind, text)) is None:
             with TURNS.turn(tenant_at_work()):
                 # Another one may have made it meanwhile.
-                kept = self._kept.get((kind, text)) or self.make(kind, text)
-                self._keep((kind, text), kept)
+                kept = self._known(kind, text) or self.make(kind, text)
+                with self._lock:
+                    self._kept[kind, text] = kept
         if isinstance(kept.found, InvalidRequest):
             # A new error for each caller: one object in many threads would chain their tracebacks.
             raise InvalidRequest(kept.found.message, code=kept.found.code, param=kept.found.param)
         return kept.found
 
-    def _keep(self, key: tuple[str, str], kept: "_CachedGrammar") -> None:
+    def _known(self, kind: str, text: str) -> "_CachedGrammar | None":
         with self._lock:
-            before = self._kept.pop(key, None)
-            self._num_bytes += kept.num_bytes - (0 if before is None else before.num_bytes)
-            self._kept[key] = kept
-            while self._num_bytes > MOST_BYTES and len(self._kept) > 1:
-                self._num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+            return self._kept.get((kind, text))
 
     def make(self, kind: str, text: str) -> "_CachedGrammar":
         try:

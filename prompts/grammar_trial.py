@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
+from cachetools import FIFOCache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 CPU_S = 1.0
@@ -156,15 +156,13 @@ def main() -> None:
     """Try the grammars on stdin, one JSON line each, until its end."""
     # Ctrl-C in a terminal reaches every process of the group. The parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tokenizers: OrderedDict[str, LLTokenizer] = OrderedDict()
+    tokenizers: FIFOCache[str, LLTokenizer] = FIFOCache(_MOST_TOKENIZERS)
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["key"] not in tokenizers and "vocabulary" in asked:
             made = tokenizers[asked["key"]] = _read(asked["vocabulary"]).tokenizer()
             # The first grammar builds data that all grammars of a tokenizer share. It is not counted for any of them.
             LLMatcher(made, LLMatcher.grammar_from_regex("a"), log_level=0).compute_bitmask()
-            while len(tokenizers) > _MOST_TOKENIZERS:
-                tokenizers.popitem(last=False)
         tokenizer = tokenizers.get(asked["key"])
         answer = {"needs_tokenizer": True} if tokenizer is None else {"num_bytes": _forked(tokenizer, asked["source"])}
         sys.stdout.write(json.dumps(answer) + "\n")

@@ -11,11 +11,9 @@ After a missing delta no more frames are shown, because the guard cannot know it
 Postgres when the job has ended.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
 import structlog
@@ -52,23 +50,14 @@ class CompiledPolicies(JobGuards):
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, int], Policy] = OrderedDict()
+        self._read = lru_cache(MOST_KEPT)(self._read_now)
 
     def get(self, tenant_id: str, pinned: PinnedPolicy) -> Policy:
         """Return the policy. Raises Unavailable, NotFound."""
-        key = (tenant_id, pinned.model, pinned.version)
-        with self._lock:
-            if (known := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
-                return known
-        document = policies.get_version(self._db, tenant_id, pinned.model, pinned.version)
-        policy = Policy(PolicyDocument.model_validate(document))
-        with self._lock:
-            self._kept[key] = policy
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
-        return policy
+        return self._read(tenant_id, pinned.model, pinned.version)
+
+    def _read_now(self, tenant_id: str, model: str, version: int) -> Policy:
+        return Policy(PolicyDocument.model_validate(policies.get_version(self._db, tenant_id, model, version)))
 
     def output(self, tenant_id: str, pinned: PinnedPolicy, given: BaseModel | None) -> "OutputRules | None":
         """As ``JobGuards.output``."""

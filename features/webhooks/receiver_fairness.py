@@ -6,6 +6,8 @@ job it is the tenant's host and port. A slow or dead receiver uses a few sender 
 
 from collections import Counter, OrderedDict, deque
 
+from cachetools import FIFOCache
+
 from headrace.features.webhooks.outbox import Delivery
 
 MAX_REMEMBERED = 10_000
@@ -36,7 +38,7 @@ class ReceiverQueues:
         self._max_slow = max_slow
         # Running deliveries: since when, and whether their tenants were known as slow.
         self._began: dict[Delivery, tuple[float, bool]] = {}
-        self._slow_until: OrderedDict[str, float] = OrderedDict()
+        self._slow_until: FIFOCache[str, float] = FIFOCache(MAX_REMEMBERED)
         self._max_running = max_running
         self._max_of_tenant = max_of_tenant
         self._max_together = max_together
@@ -116,9 +118,6 @@ class ReceiverQueues:
         began, _ = self._began.pop(delivery, (now, False))
         if now - began > SLOW_S:
             self._slow_until[delivery.tenant_id] = now + SLOW_FOR_S
-            self._slow_until.move_to_end(delivery.tenant_id)
-            if len(self._slow_until) > MAX_REMEMBERED:
-                self._slow_until.popitem(last=False)
         _decrease(self._running, delivery.receiver)
         _decrease(self._tenants_running, delivery.tenant_id)
 

@@ -253,13 +253,17 @@ class WebhookSender:
                     self._breaker.asked_to_wait(delivery.receiver, now, _LOCKED_S)
             # Meanwhile the sender may be stopping, or a receiver may have been paused.
             is_stopping, blocked = self._is_stopping, self._breaker.blocked(now)
-            unwanted = [delivery for delivery in taken if is_stopping or delivery.receiver in blocked]
+            unwanted = {
+                delivery: 0.0 if is_stopping else self._breaker.blocked_for_s(delivery.receiver, now)
+                for delivery in taken
+                if is_stopping or delivery.receiver in blocked
+            }
             for delivery in taken:
                 if delivery not in unwanted:
                     self._queues.add(delivery)
             self._changed.notify_all()
-        for delivery in unwanted:
-            self._give_back([delivery], 0.0 if is_stopping else self._breaker.blocked_for_s(delivery.receiver, now))
+        for delivery, pause_s in unwanted.items():
+            self._give_back([delivery], pause_s)
         return len(taken)
 
     def _give_back(self, deliveries: list[Delivery], wait_s: float) -> None:

@@ -6,12 +6,12 @@ but the digest blocks; callers are in a thread.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
+from cachetools import LRUCache
 from starlette.concurrency import run_in_threadpool
 
 from headrace.producer_api.caches.ttl_cache import LoadingCache
@@ -74,7 +74,7 @@ class ModelCatalog:
         )
         self._digests: dict[tuple[str, int], str] = {}
         self._lock = Lock()
-        self._versions: OrderedDict[tuple[str, int], _LoadedVersion] = OrderedDict()
+        self._versions: LRUCache[tuple[str, int], _LoadedVersion] = LRUCache(_MAX_VERSIONS)
 
     def resolve(self, name: str) -> ModelVersion:
         """Return the version of ``name``, ``name@3`` or ``name@alias``; raise NotFound if there is none.
@@ -135,14 +135,11 @@ class ModelCatalog:
 
     def is_compiled(self, version: ModelVersion, kind: str, text: str) -> bool:
         """True if the grammar is compiled for the version. Reads nothing."""
-        loaded = self._versions.get((version.model, version.version))
+        with self._lock:
+            loaded = self._versions.get((version.model, version.version))
         grammars = None if loaded is None else loaded.grammars.loaded
         return grammars is not None and grammars.is_compiled(kind, text)
 
     def _loaded(self, key: tuple[str, int]) -> _LoadedVersion:
         with self._lock:
-            loaded = self._versions.setdefault(key, _LoadedVersion())
-            self._versions.move_to_end(key)
-            if len(self._versions) > _MAX_VERSIONS:
-                self._versions.popitem(last=False)
-            return loaded
+            return self._versions.setdefault(key, _LoadedVersion())

@@ -6,12 +6,12 @@ time to live.
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
 import structlog
+from cachetools import TTLCache
 
 from headrace.store.errors import HeadraceError
 
@@ -77,7 +77,7 @@ class LoadingCache(TtlCache[K, V]):
         super().__init__(ttl_s=ttl_s, max_size=max_size, clock=clock)
         self._load = load
         self._lock = Lock()
-        self._used_at: OrderedDict[K, float] = OrderedDict()
+        self._recent: TTLCache[K, None] = TTLCache(MAX_RECENT, RECENT_S, timer=clock)
 
     def get(self, key: K) -> V:
         """Return the value of a key. Raises what ``load`` raises."""
@@ -98,9 +98,7 @@ class LoadingCache(TtlCache[K, V]):
         """
         now = self._clock()
         with self._lock:
-            while self._used_at and now - next(iter(self._used_at.values())) >= RECENT_S:
-                self._used_at.popitem(last=False)
-            recent = list(self._used_at)
+            recent = list(self._recent)
         for key in recent:
             if self._is_aging(key, now):
                 try:
@@ -119,10 +117,5 @@ class LoadingCache(TtlCache[K, V]):
         return loaded
 
     def _note_use(self, keys: Collection[K]) -> None:
-        now = self._clock()
         with self._lock:
-            for key in keys:
-                self._used_at[key] = now
-                self._used_at.move_to_end(key)
-            while len(self._used_at) > MAX_RECENT:
-                self._used_at.popitem(last=False)
+            self._recent.update(dict.fromkeys(keys))

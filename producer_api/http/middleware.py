@@ -9,13 +9,13 @@ client's disconnect.
 """
 
 import asyncio
-import math
 import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
+from cachetools import TLRUCache
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -190,23 +190,20 @@ class OverLimitKeys:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._until: dict[str, tuple[float, OverRate]] = {}
+        self._errors: TLRUCache[str, OverRate] = TLRUCache(_MAX_KEYS, _refused_until, timer=clock)
 
     def note(self, key_id: str, error: OverRate) -> None:
         """Note that a request with this key was refused now."""
-        if len(self._until) >= _MAX_KEYS:
-            self._until.clear()
-        self._until[key_id] = self._clock() + min(error.retry_after_s, _MAX_REFUSE_S), error
+        self._errors[key_id] = error
 
     def check(self, key_id: str) -> None:
         """Raise OverRate if the key is still over its limit."""
-        until, error = self._until.get(key_id, (-math.inf, None))
-        if error is None:
-            return
-        if self._clock() < until:
+        if (error := self._errors.get(key_id)) is not None:
             raise OverRate(error.message, retry_after_s=error.retry_after_s, headers=error.headers)
-        del self._until[key_id]
+
+
+def _refused_until(_key_id: str, error: OverRate, now: float) -> float:
+    return now + min(error.retry_after_s, _MAX_REFUSE_S)
 
 
 class MeterWrites:

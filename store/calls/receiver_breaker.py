@@ -1,7 +1,8 @@
 """Circuit breakers for receivers of calls: pauses one that fails. Pure bookkeeping with the clock passed in."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from cachetools import FIFOCache
 
 MAX_REMEMBERED = 10_000
 
@@ -15,14 +16,14 @@ class _FailureRecord:
 class ReceiverBreaker:
     """Pauses a receiver that failed to answer several times in a row, or that is overloaded.
 
-    The pause doubles each time. Times are seconds of the caller's clock.
+    The pause doubles each time. Times are seconds of the caller's clock. Used by one thread at a time.
     """
 
     def __init__(self, *, threshold: int = 3, first_s: float = 5.0, longest_s: float = 300.0) -> None:
         self._threshold = threshold
         self._first_s = first_s
         self._longest_s = longest_s
-        self._failures: OrderedDict[str, _FailureRecord] = OrderedDict()
+        self._failures: FIFOCache[str, _FailureRecord] = FIFOCache(MAX_REMEMBERED)
 
     def blocked_for_s(self, receiver: str, now: float) -> float:
         """Return the rest of the receiver's pause in seconds; 0 if it may be called."""
@@ -64,8 +65,6 @@ class ReceiverBreaker:
         record.until = max(record.until, now + min(wait_s, self._longest_s))
 
     def _remember(self, receiver: str) -> _FailureRecord:
-        record = self._failures.setdefault(receiver, _FailureRecord())
-        self._failures.move_to_end(receiver)
-        if len(self._failures) > MAX_REMEMBERED:
-            self._failures.popitem(last=False)
+        # Stored again, which makes it the newest.
+        record = self._failures[receiver] = self._failures.get(receiver) or _FailureRecord()
         return record

@@ -7,13 +7,13 @@ limits nor refuses everything. Each process starts from the state of the limits 
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 import redis
+from cachetools import FIFOCache
 
 from headrace.store.redis.connection import AWAY, CircuitBreaker
 
@@ -127,14 +127,14 @@ class _LocalLimiter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._arrivals: OrderedDict[str, float] = OrderedDict()
+        self._arrivals: FIFOCache[str, float] = FIFOCache(_FALLBACK_KEYS)
 
     def note(self, seen: Sequence[tuple[str, float]]) -> None:
         """Copy the reset times of shared limits: this process's shares of them need as long to be full again."""
         with self._lock:
             now = self._clock()
             for key, reset_s in seen:
-                self._set(key, max(self._arrivals.get(key, now), now + reset_s))
+                self._arrivals[key] = max(self._arrivals.get(key, now), now + reset_s)
 
     def check(self, spends: Sequence[Spend], share: float) -> list[Decision]:
         """Spend ``share`` of the limits if all of it fits."""
@@ -158,15 +158,9 @@ class _LocalLimiter:
         unit_s, burst = 60.0 / (spend.per_minute * share), _burst(spend, share)
         if spends and spend.cost:
             arrival += unit_s * spend.cost
-            self._set(spend.key, arrival)
+            self._arrivals[spend.key] = arrival
         remaining = max(int(burst - (arrival - now) / unit_s + 1e-9), 0)
         return Decision(early_s <= 1e-9, remaining, max(early_s, 0.0), arrival - now)
-
-    def _set(self, key: str, arrival: float) -> None:
-        self._arrivals[key] = arrival
-        self._arrivals.move_to_end(key)
-        if len(self._arrivals) > _FALLBACK_KEYS:
-            self._arrivals.popitem(last=False)
 
 
 def _burst(spend: Spend, share: float) -> float:

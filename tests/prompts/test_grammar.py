@@ -227,14 +227,18 @@ def test_a_grammar_that_would_take_minutes_and_gigabytes_is_refused_in_time(
     grammars.check("regex", "after that [0-9]+")
 
 
-def test_what_is_kept_is_bounded_by_its_memory(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.prompts.grammar.MOST_BYTES", 8_000_000)
+def test_what_is_kept_is_bounded_by_its_memory(backend: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.prompts.grammar.MOST_BYTES", 6_000_000)
+    grammars = Grammars(backend.to_str().encode(), vocab_size=300, eos_token_ids=frozenset({EOS}))
     small = [f"{number}[a-z]+" for number in range(20)]
     for text in small:
         grammars.check("regex", text)
     assert all(grammars.is_compiled("regex", text) for text in small)
-    grammars.check("regex", ".?" * 800)
+    large = [".?" * (400 + number) for number in range(4)]
+    for text in large:
+        grammars.check("regex", text)
     assert not any(grammars.is_compiled("regex", text) for text in small)
+    assert grammars.is_compiled("regex", large[-1])
 
 
 def test_a_trial_that_cannot_be_held_says_nothing_about_the_grammar(

@@ -16,11 +16,12 @@ The choices of an attempt (``ChoiceStream``) are numbered together, in the order
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
+from cachetools import FIFOCache
 
 from headrace.models.engine.requests import Delta
 from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark
@@ -107,8 +108,8 @@ class FrameQueue:
         self._unfiltered: deque[tuple[Frame, FrameFilter]] = deque()
         self._filters: dict[AttemptId, FrameFilter] = {}
         self._choices: dict[AttemptId, ChoiceStream] = {}
-        self._ended: OrderedDict[AttemptId, None] = OrderedDict()  # filtered attempts that are over
-        self._over: OrderedDict[AttemptId, None] = OrderedDict()  # attempts of which nothing is kept any more
+        self._ended: FIFOCache[AttemptId, None] = FIFOCache(_ENDED_KEPT)  # filtered attempts that are over
+        self._over: FIFOCache[AttemptId, None] = FIFOCache(_ENDED_KEPT)  # attempts of which nothing is kept any more
         self._last_seq: dict[AttemptId, int] = {}
         self._last_at: dict[AttemptId, float] = {}
         self._wake = threading.Condition()
@@ -200,9 +201,9 @@ class FrameQueue:
             self._last_seq.pop(attempt_id, None)
             self._last_at.pop(attempt_id, None)
             self._choices.pop(attempt_id, None)
-            _remember(self._over, attempt_id)
+            self._over[attempt_id] = None
             if self._filters.pop(attempt_id, None) is not None:
-                _remember(self._ended, attempt_id)
+                self._ended[attempt_id] = None
 
     def _put(self, frames: Sequence[tuple[AttemptId, Frame]]) -> None:
         room = max(0, self._max_frames - len(self._queue) - len(self._unfiltered))
@@ -273,12 +274,6 @@ class FrameQueue:
         else:
             self.num_published += len(batch)
             self._backoff.succeeded()
-
-
-def _remember(attempts: OrderedDict[AttemptId, None], attempt_id: AttemptId) -> None:
-    attempts[attempt_id] = None
-    while len(attempts) > _ENDED_KEPT:
-        attempts.popitem(last=False)
 
 
 def _frame(delta: Delta) -> tuple[AttemptId, Frame]:

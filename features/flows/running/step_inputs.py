@@ -4,11 +4,9 @@ What the API does for a job of one step when it is accepted, the worker does her
 the other steps, and the tokenizer of the model. A text that is too long now fails the step.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -85,8 +83,7 @@ class StepInputs:
     def __init__(self, db: Database, *, most_chars: int = MAX_FILLED_CHARS) -> None:
         self._db = db
         self._most_chars = most_chars
-        self._lock = threading.Lock()
-        self._models: OrderedDict[str, _StepModel] = OrderedDict()
+        self._model = lru_cache(_MOST_VERSIONS)(self._read_model)
         self._guards = open_guards(db)
 
     def fill(self, claim: Claim) -> tuple[FileCitation, ...] | None:
@@ -112,7 +109,8 @@ class StepInputs:
             given = [texts[mark] for mark in outside]
             seen = policed(given, "what another step returned", after=OF_CALLS)
             texts |= zip(outside, seen, strict=True)
-        request, model, citations = _request(claim, texts), self._model(claim), cited(outputs)
+        model = self._model(queue_name(claim.model, claim.model_version))
+        request, citations = _request(claim, texts), cited(outputs)
         if searched is not None and isinstance(request, GenerateRequest):
             passages = outputs[searched]["output"][PASSAGES]
             request, citations = in_context(claim, request, passages, model, policed)
@@ -123,17 +121,8 @@ class StepInputs:
         claim.payload.update(filled | kept)
         return citations
 
-    def _model(self, claim: Claim) -> _StepModel:
-        name = queue_name(claim.model, claim.model_version)
-        with self._lock:
-            found = self._models.get(name)
-            if found is None:
-                version = models.resolve(self._db, name, with_retired=True)
-                found = self._models[name] = _StepModel(version, self._db)
-            self._models.move_to_end(name)
-            if len(self._models) > _MOST_VERSIONS:
-                self._models.popitem(last=False)
-            return found
+    def _read_model(self, name: str) -> _StepModel:
+        return _StepModel(models.resolve(self._db, name, with_retired=True), self._db)
 
 
 def _is_from_outside(outputs: Mapping[str, Any], path: str) -> bool:
