@@ -55,7 +55,7 @@ def recorded(folder: Path, name: str, act: Callable[[], object]) -> set[tuple[st
     for noted in folder.glob(f"{name}.*.json"):
         for file, function in json.loads(noted.read_text()):
             path = Path(file).resolve()
-            if path.is_relative_to(ROOT) and ".venv" not in path.parts:
+            if path.is_file() and path.is_relative_to(ROOT) and ".venv" not in path.parts:
                 found.add((str(path.relative_to(ROOT)), function))
     return found
 
