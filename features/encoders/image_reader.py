@@ -11,7 +11,7 @@ from headrace.prompts.vision.pictures import read_picture
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import FailedImage, Image
+from headrace.store.payloads.conversation import FailedImage, Image
 from headrace.store.settings import Settings
 from headrace.workers.images.image_source import ImageSource, deadline
 

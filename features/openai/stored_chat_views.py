@@ -10,8 +10,7 @@ from headrace.features.openai.chat_answer import ChatAnswer, answer_to
 from headrace.features.openai.stored_chats import chat_id
 from headrace.producer_api.http.job_options import Metadata
 from headrace.store.jobs.jobs import Job
-from headrace.store.payloads.conversation import ChatMessage, ToolCall
-from headrace.store.payloads.image_input import MessageImage
+from headrace.store.payloads.conversation import ChatMessage, MessageImage, ToolCall
 from headrace.store.payloads.strict_model import Body
 
 

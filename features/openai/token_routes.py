@@ -19,7 +19,7 @@ from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.prompts.tasks.generate import build_prompt
 from headrace.prompts.tokenizer import Tokenizer
 from headrace.store.errors import HeadraceError, InvalidRequest
-from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.conversation import images_of
 from headrace.store.payloads.job_payload import TokenId
 from headrace.store.payloads.strict_model import Body, Text
 from headrace.store.registry.models import ModelVersion

@@ -32,7 +32,7 @@ from headrace.producer_api.submission.text_guard import Guarded, LoadGuards, Tex
 from headrace.store.errors import InvalidRequest, Unavailable
 from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
-from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.conversation import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy, PolicyHit
 from headrace.store.tasks.registry import JobRequest
 

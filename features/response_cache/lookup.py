@@ -18,7 +18,7 @@ from headrace.producer_api.submission.draft_job import DraftJob, known
 from headrace.producer_api.submission.submission_hook import SubmissionHook, SubmissionParts
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.jobs import Accepted, NewJob
-from headrace.store.payloads.image_input import images_of, urls_of
+from headrace.store.payloads.conversation import images_of, urls_of
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tasks.generate import GeneratePayload

@@ -30,7 +30,7 @@ from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.prompts.vision.image_sources import check_image
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MAX_IMAGES, MessageImage
+from headrace.store.payloads.conversation import MAX_IMAGES, MessageImage
 from headrace.store.settings import Settings
 
 router = APIRouter(prefix="/v1/conversations", tags=["openai"], route_class=StrictJsonRoute, responses=DOCUMENTED)

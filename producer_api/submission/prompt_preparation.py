@@ -19,7 +19,7 @@ from headrace.prompts.vision.chat_images import no_images
 from headrace.store.calls.addresses import check_url
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.conversation import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry.models import ModelVersion, queue_name

@@ -14,7 +14,7 @@ from headrace.prompts.tool_grammar import grammar_for, with_tools
 from headrace.prompts.truncation import truncate
 from headrace.prompts.vision.chat_images import check_message_images, image_tokens
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.conversation import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.reasoning import ReasoningFormat
 from headrace.store.payloads.sampling_params import Sampling

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from headrace.prompts.vision.image_sources import check_images
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MESSAGE_IMAGES, images_of
+from headrace.store.payloads.conversation import MESSAGE_IMAGES, images_of
 from headrace.store.tasks.generate import GenerateInput
 
 TOKENS: Final = 576

@@ -5,7 +5,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 
 from headrace.prompts.vision.pictures import check_header, refused
-from headrace.store.payloads.image_input import Image
+from headrace.store.payloads.conversation import Image
 
 
 def check_images(images: Sequence[Image], param: str = "input.images") -> None:

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from headrace.store.payloads.conversation import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF")
 

@@ -16,14 +16,16 @@ from pydantic import (
 from headrace.store.payloads.conversation import (
     MAX_MESSAGES,
     MAX_TOOLS,
+    MESSAGE_IMAGES,
     ChatMessage,
     NamedTool,
     Tool,
     ToolCall,
     ToolChoiceMode,
     check_messages,
+    images_of,
+    urls_of,
 )
-from headrace.store.payloads.image_input import MESSAGE_IMAGES, images_of, urls_of
 from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy, PolicyHit, TokenId
 from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
 from headrace.store.payloads.reasoning import ReasoningFormat, ReasoningOptions

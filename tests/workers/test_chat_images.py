@@ -12,7 +12,7 @@ from headrace.models.external_registration import register_external
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, ModelLoadError
-from headrace.store.payloads.image_input import Image
+from headrace.store.payloads.conversation import Image
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState

@@ -11,7 +11,7 @@ from headrace.prompts.vision.image_sources import content_of
 from headrace.prompts.vision.pictures import media_type, read_picture
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MESSAGE_IMAGES, Image
+from headrace.store.payloads.conversation import MESSAGE_IMAGES, Image
 from headrace.workers.images.image_source import ImageSource, deadline
 
 MAX_ALL_BYTES: Final = 32 << 20

@@ -13,7 +13,7 @@ from headrace.assembly import parts
 from headrace.store.calls.ssrf_guard import AnswerTooLong, CallFailed, GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, NotFound, TooLarge
-from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
+from headrace.store.payloads.conversation import MAX_IMAGE_BYTES, Image
 from headrace.store.settings import Settings
 
 CALLS_S = 30.0

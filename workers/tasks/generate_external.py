@@ -27,7 +27,7 @@ from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
 from headrace.store.db.database import Database
 from headrace.store.errors import ModelLoadError, SettingsError
-from headrace.store.payloads.image_input import images_of
+from headrace.store.payloads.conversation import images_of
 from headrace.store.ports import free_port
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion, queue_name

@@ -27,7 +27,7 @@ from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.jobs.jobs import Job
-from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.payloads.conversation import MAX_IMAGES
 from headrace.store.payloads.strict_model import Body
 
 _MANY = {"type": "array", "minItems": 1, "maxItems": MAX_EMBED_INPUTS}

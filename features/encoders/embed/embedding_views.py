@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from headrace.features.encoders.encoder_fields import CutInput
-from headrace.store.payloads.image_input import FailedImage
+from headrace.store.payloads.conversation import FailedImage
 
 
 class EmbeddingObject(BaseModel):

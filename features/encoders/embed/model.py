@@ -18,7 +18,7 @@ from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.claims import Claim
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings

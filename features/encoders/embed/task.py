@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from headrace.features.encoders.encoder_fields import Cuts, Truncate
-from headrace.store.payloads.image_input import Failures, Images, urls_of
+from headrace.store.payloads.conversation import Failures, Images, urls_of
 from headrace.store.payloads.job_payload import JobOrder, TokenId
 from headrace.store.payloads.strict_model import Strict, Text
 from headrace.store.tasks.task_spec import TaskSpec

@@ -17,7 +17,7 @@ from headrace.features.images.classify.task import IMAGE_CLASSIFY, ImageClassify
 from headrace.models.loading.load import with_encoder_faults
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.jobs.claims import Claim
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings

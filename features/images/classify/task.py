@@ -3,7 +3,7 @@
 from typing import Literal
 
 from headrace.features.encoders.classify.task import LabelScore, TopK
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE, Failures, Images, urls_of
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE, Failures, Images, urls_of
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.tasks.task_spec import TaskSpec

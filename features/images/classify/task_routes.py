@@ -18,7 +18,7 @@ from headrace.producer_api.tasks.run_job import run_job
 from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.store.jobs.jobs import Job
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE, FailedImage, Images
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE, FailedImage, Images
 
 router = APIRouter(prefix="/v1/images", tags=["images"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

@@ -17,7 +17,7 @@ from headrace.models.catalog import register
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.hosts.host_reports import HostOutlook, HostReport, now
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE
 from headrace.store.registry.models import register_version
 from headrace.store.registry.quality_report import QualityReport
 from headrace.store.registry.verification import Verification

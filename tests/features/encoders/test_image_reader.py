@@ -10,7 +10,7 @@ from headrace.features.files.blob_storage import FolderBlobs
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, Image
+from headrace.store.payloads.conversation import MAX_IMAGE_BYTES, Image
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.models.runners.tiny_images import data_url, encoded, picture

@@ -15,7 +15,7 @@ from headrace.models.catalog import register
 from headrace.producer_api.tasks.registry import read_task
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
-from headrace.store.payloads.image_input import EXAMPLE_IMAGE, MAX_IMAGES
+from headrace.store.payloads.conversation import EXAMPLE_IMAGE, MAX_IMAGES
 from headrace.store.tasks.registry import TASKS
 
 SERVER = "https://example.com/mill.jpg"

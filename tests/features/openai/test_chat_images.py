@@ -19,8 +19,7 @@ from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
-from headrace.store.payloads.conversation import ChatMessage
-from headrace.store.payloads.image_input import MAX_IMAGES
+from headrace.store.payloads.conversation import MAX_IMAGES, ChatMessage
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version

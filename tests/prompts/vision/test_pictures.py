@@ -11,8 +11,8 @@ from PIL import Image
 from headrace.prompts.vision.image_sources import check_images
 from headrace.prompts.vision.pictures import check_header, media_type, read_picture
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from headrace.store.payloads.image_input import Image as ImageInput
+from headrace.store.payloads.conversation import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from headrace.store.payloads.conversation import Image as ImageInput
 from tests.models.runners.tiny_images import data_url, encoded, picture
 from tests.refusals import Naming
 

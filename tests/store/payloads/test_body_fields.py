@@ -7,8 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from headrace.features.retrieval.ingest_order import IngestSource
-from headrace.store.payloads.conversation import ChatMessage, FunctionSpec, ToolCall
-from headrace.store.payloads.image_input import Image, MessageImage
+from headrace.store.payloads.conversation import ChatMessage, FunctionSpec, Image, MessageImage, ToolCall
 from headrace.store.payloads.job_payload import JobTerms, WebhookSpec
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.payloads.reasoning import ReasoningOptions

@@ -5,8 +5,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from headrace.store.payloads.conversation import ChatMessage, check_messages, check_tool_results
-from headrace.store.payloads.image_input import Image, images_of, urls_of
+from headrace.store.payloads.conversation import (
+    ChatMessage,
+    Image,
+    check_messages,
+    check_tool_results,
+    images_of,
+    urls_of,
+)
 from tests.store.payloads.making import call
 
 

@@ -21,7 +21,7 @@ from headrace.features.images.classify.model import ImageClassifyModel
 from headrace.features.images.zero_shot.served import read_candidates
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.image_input import FailedImage
+from headrace.store.payloads.conversation import FailedImage
 
 ANY: Any = None
 TOKENIZER = ByteTokenizer()
