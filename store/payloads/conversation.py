@@ -2,7 +2,8 @@
 
 Limits that need no model are checked here. Chat templates and the syntax of tool calls are in ``prompts``.
 
-An image, in a message or as an input of its own, is a data URL, the URL of a server, or an uploaded file. The bytes of a data URL are a part of the payload, as texts are. A URL and a file are references that the worker reads
+An image, in a message or as an input of its own, is a data URL, the URL of a server, or an uploaded file. The bytes of
+a data URL are a part of the payload, as texts are. A URL and a file are references that the worker reads
 (docs/vision.md).
 """
 
