@@ -28,17 +28,16 @@ from sqlalchemy import text
 from tokenizers import Tokenizer
 
 from headrace.cli.local.postgres import LocalPostgres
-from headrace.features.retrieval import search, store_files
+from headrace.features.retrieval import search, store_files, vector_stores
 from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.search import Query
 from headrace.features.retrieval.store_files import NewStoreFile
+from headrace.features.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.migrations import vector_indexes
 from headrace.migrations.schema import upgrade
 from headrace.models.catalog import fetch
 from headrace.store.db.database import Database
 from headrace.store.ids import new_id
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.tenants.api_keys import create_tenant
 
 WIDTH = 384

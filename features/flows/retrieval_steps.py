@@ -1,32 +1,49 @@
 """Makes two steps of a step with ``retrieval``: one that embeds the question and searches, and the step itself.
 
-The question is the user's last message. The stores are looked up here as the tenant, so that row-level security binds
-the look-up; the search of the worker names the tenant too.
+The question is the user's last message. Which version embeds it says the feature that has vector stores, by its part
+(``QuestionSearch``).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.assembly import parts as parts_of_features
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission.submission_hook import SubmissionParts
-from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker, RequestError
+from headrace.store.errors import InvalidRequest, NoWorker, RequestError
 from headrace.store.payloads.job_payload import JobTerms
 from headrace.store.payloads.references import MARK
 from headrace.store.payloads.retrieval import SEARCH_STEP, SEARCH_TASK, Retrieval
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.attribute_filters import read_filter
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody
 from headrace.store.tasks.generate import GenerateRequest
 from headrace.store.tasks.registry import JobRequest
 
 FIELD = "retrieval"
-QUERY_PROMPTS = ("query",)
-"""Names that models of sentence-transformers give to the text before a question."""
-
 _ONE = "steps[0]"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSearch:
+    """The ``PART`` of the file ``questions`` of the feature that has vector stores.
+
+    ``check``: raises InvalidRequest for a search that cannot be made in a step. ``embedding_of``: the version that
+    embeds questions for these stores, and the fields of its requests; it blocks and raises InvalidRequest, NotFound,
+    Conflict, ModelLoadError. Both get the name of the field that asks, for their messages.
+    """
+
+    check: Callable[[Retrieval, str], None]
+    embedding_of: Callable[[SubmissionParts, str, Retrieval, str], tuple[ModelVersion, dict[str, Any]]]
+
+
+def question_search(field: str) -> QuestionSearch:
+    """Return the part. Raises InvalidRequest where no feature has vector stores."""
+    for part in parts_of_features("questions", QuestionSearch):
+        return part
+    raise InvalidRequest("this deployment has no vector stores", code="unsupported_parameter", param=field)
 
 
 def as_flow(request: GenerateRequest) -> FlowRequest:
@@ -56,23 +73,12 @@ def retrieval_of(body: FlowStepBody) -> Retrieval | None:
         found = Retrieval.model_validate(given)
     except ValidationError as error:
         raise from_validation(error.errors(include_input=False), inside=FIELD) from None
-    check_retrieval(found, FIELD)
+    question_search(FIELD).check(found, FIELD)
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest("`retrieval` goes with one answer: leave out `n`", param="n")
     if body.input.get("tools"):
         raise InvalidRequest("`retrieval` and `tools` do not go together in one step", param="input.tools")
     return found
-
-
-def check_retrieval(found: Retrieval, field: str) -> None:
-    """Raise InvalidRequest for filters that cannot be followed, and for a rerank model. ``field``: for the message."""
-    read_filter(found.filters, f"{field}.filters")
-    if found.ranking_options is not None and found.ranking_options.reranker is not None:
-        raise InvalidRequest(
-            "passages for an answer are not reranked: leave `ranker` out, or send `auto`",
-            code="unsupported_parameter",
-            param=f"{field}.ranking_options.ranker",
-        )
 
 
 def search_step(
@@ -82,7 +88,7 @@ def search_step(
 
     Raises InvalidRequest, NotFound, Conflict, ModelLoadError. Blocks.
     """
-    version, own = embedding_of(parts, tenant_id, wanted, FIELD)
+    version, own = question_search(FIELD).embedding_of(parts, tenant_id, wanted, FIELD)
     return FlowStepBody.model_construct(
         None,
         # Not checked: its name has a colon, as no name of a caller has.
@@ -94,23 +100,6 @@ def search_step(
         stream=False,
         **own,
     )
-
-
-def embedding_of(
-    parts: SubmissionParts, tenant_id: str, wanted: Retrieval, field: str
-) -> tuple[ModelVersion, dict[str, Any]]:
-    """Return the version that embeds questions for these stores, and the fields of its requests. Blocks.
-
-    Raises InvalidRequest, NotFound, Conflict, ModelLoadError. ``field``: for the messages.
-    """
-    version = _version_of(parts, tenant_id, wanted, field)
-    prompt = query_prompt_name(parts.catalog.task_settings(version).prompts)
-    return version, {"truncate": True} if prompt is None else {"truncate": True, "prompt_name": prompt}
-
-
-def query_prompt_name(prompts: Collection[str]) -> str | None:
-    """Return the name of a model's prompt before a question to a vector store; None: it has none for them."""
-    return next((name for name in QUERY_PROMPTS if name in prompts), None)
 
 
 def _question(body: FlowStepBody, filled: JobRequest) -> Any:
@@ -128,27 +117,3 @@ def _question(body: FlowStepBody, filled: JobRequest) -> Any:
     raise InvalidRequest(
         "`retrieval` searches with the last message of the user: add one with a text", param="input.messages"
     )
-
-
-def _version_of(parts: SubmissionParts, tenant_id: str, wanted: Retrieval, field: str) -> ModelVersion:
-    names = set()
-    for number, store_id in enumerate(wanted.vector_store_ids):
-        try:
-            store = vector_stores.find(parts.db, tenant_id, store_id)
-        except NotFound as error:
-            error.param = f"{field}.vector_store_ids[{number}]"
-            raise
-        vector_stores.touch(parts.db, tenant_id, store_id)
-        names.add(queue_name(store.model, store.model_version))
-    if len(names) > 1:
-        listed = ", ".join(sorted(names))
-        raise InvalidRequest(
-            f"the stores have vectors of different models ({listed}): name stores of one",
-            param=f"{field}.vector_store_ids",
-        )
-    (name,) = names
-    try:
-        return parts.catalog.resolve(name)
-    except NotFound:
-        message = f"{name}, which makes the vectors of this store, is retired: add its files to a new store"
-        raise Conflict(message, param=f"{field}.vector_store_ids") from None

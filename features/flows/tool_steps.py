@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from headrace.features.flows.retrieval_steps import check_retrieval, embedding_of
+from headrace.features.flows.retrieval_steps import question_search
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.builtin import BUILT_IN, FILE_SEARCH
@@ -30,6 +30,7 @@ from headrace.store.tasks.flow import FlowRequest, FlowStepBody
 from headrace.store.tenants.api_keys import Principal
 
 FIELD = "server_tools"
+_SEARCH_FIELD = f"{FIELD}.{FILE_SEARCH}"
 
 
 def server_tools_of(body: FlowStepBody) -> ServerTools | None:
@@ -42,7 +43,7 @@ def server_tools_of(body: FlowStepBody) -> ServerTools | None:
     except ValidationError as error:
         raise from_validation(error.errors(include_input=False), inside=FIELD) from None
     if found.file_search is not None:
-        check_retrieval(found.file_search, f"{FIELD}.{FILE_SEARCH}")
+        question_search(_SEARCH_FIELD).check(found.file_search, _SEARCH_FIELD)
     if body.own_fields.get("n") not in (None, 1):
         raise InvalidRequest(f"`{FIELD}` goes with one answer: leave out `n`", param="n")
     if body.own_fields.get("retrieval") is not None:
@@ -185,7 +186,7 @@ def _caller(parts: SubmissionParts, principal: Principal, wanted: ServerTools) -
 
 def _search(parts: SubmissionParts, principal: Principal, wanted: Retrieval) -> dict[str, Any]:
     """Return what the steps need to know that search: the version that embeds, its fields, and what is searched."""
-    version, fields = embedding_of(parts, principal.tenant_id, wanted, f"{FIELD}.{FILE_SEARCH}")
+    version, fields = question_search(_SEARCH_FIELD).embedding_of(parts, principal.tenant_id, wanted, _SEARCH_FIELD)
     principal.check_model(queue_name(version.model, version.version))
     return {
         "model": version.model,

@@ -7,10 +7,11 @@ from starlette.concurrency import run_in_threadpool
 
 from headrace.features.encoders.embed.inputs import Embedder, check_texts
 from headrace.features.encoders.embed.task import EMBED
-from headrace.features.retrieval import store_files
+from headrace.features.retrieval import store_files, vector_stores
 from headrace.features.retrieval.ingest_order import DEFAULT_CHUNK, IngestOrder, IngestSource, passage_window
 from headrace.features.retrieval.store_bodies import ChunkingStrategy, FileOfBatch
 from headrace.features.retrieval.store_files import NewStoreFile, StoreFile
+from headrace.features.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.producer_api.http.requests import OriginHeaders
 from headrace.producer_api.jobs.cancel import cancel
 from headrace.producer_api.runtime import Runtime
@@ -19,8 +20,6 @@ from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.tenants.api_keys import Principal
 
 

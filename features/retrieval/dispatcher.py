@@ -1,7 +1,7 @@
 """What vector stores add to the dispatcher: it removes those that were deleted or have expired, in steps."""
 
+from headrace.features.retrieval import vector_stores
 from headrace.store.keeper import Duty
-from headrace.store.retrieval import vector_stores
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
 
 REMOVE_S = 60.0

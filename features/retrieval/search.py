@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, text
 
+from headrace.features.retrieval.attribute_filters import AttributeFilter
 from headrace.features.retrieval.passages import FULL_TEXT, Passage, array_of, opened
 from headrace.store.db.database import Database
-from headrace.store.retrieval.attribute_filters import AttributeFilter
 
 NUM_CANDIDATES = 50
 """The best passages of each half that are fused."""

@@ -9,15 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.features.encoders.embed.model import EmbedModel
-from headrace.features.retrieval import search
+from headrace.features.retrieval import search, vector_stores
+from headrace.features.retrieval.attribute_filters import read_filter
 from headrace.features.retrieval.passages import unit_vector
 from headrace.features.retrieval.search import FoundPassage, Query
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim
 from headrace.store.payloads.retrieval import HybridWeights, PassagePlace, Retrieval, RetrievedPassage
 from headrace.store.payloads.step_payload import NUMBERED_FROM, PASSAGES, SEARCH
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.attribute_filters import read_filter
 from headrace.workers.tasks.encoding import EncodeJob
 
 _CHARS_A_TOKEN = 4

@@ -9,12 +9,14 @@ from starlette.requests import Request
 
 from headrace.features.encoders.embed.task import EmbedRequest
 from headrace.features.encoders.rerank.task import RerankRequest
-from headrace.features.flows.retrieval_steps import query_prompt_name
-from headrace.features.retrieval import search
+from headrace.features.retrieval import search, vector_stores
 from headrace.features.retrieval.adding_files import store_version
+from headrace.features.retrieval.attribute_filters import AttributeFilter, read_filter
 from headrace.features.retrieval.passages import unit_vector
+from headrace.features.retrieval.questions import query_prompt_name
 from headrace.features.retrieval.search import FoundPassage, Query
 from headrace.features.retrieval.store_bodies import SearchBody
+from headrace.features.retrieval.vector_stores import VectorStore
 from headrace.producer_api.http.requests import OriginOf
 from headrace.producer_api.jobs.synchronous import submit_and_wait
 from headrace.producer_api.runtime import Runtime
@@ -24,9 +26,6 @@ from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.payloads.retrieval import HybridWeights, RankingOptions
 from headrace.store.registry.models import queue_name
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.attribute_filters import AttributeFilter, read_filter
-from headrace.store.retrieval.vector_stores import VectorStore
 from headrace.store.tenants.api_keys import Principal
 
 NUM_RERANKED = 50

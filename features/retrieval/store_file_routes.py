@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from headrace.features.retrieval import passages, store_files
+from headrace.features.retrieval import passages, store_files, vector_stores
 from headrace.features.retrieval.adding_files import add_files, cancel_jobs
 from headrace.features.retrieval.store_bodies import FileChanges, FileOfBatch, NewFileBatch, NewStoreFileBody
 from headrace.features.retrieval.store_files import FileBatch, StoreFile
@@ -29,7 +29,6 @@ from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.db.database import Database
-from headrace.store.retrieval import vector_stores
 
 router = APIRouter(
     prefix="/v1/vector_stores", tags=["vector stores"], route_class=StrictJsonRoute, responses=DOCUMENTED

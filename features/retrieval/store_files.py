@@ -12,13 +12,12 @@ from typing import Any
 
 from sqlalchemy import RowMapping, text
 
+from headrace.features.retrieval.vector_stores import IS_CURRENT, STATUS, STATUS_JOIN, not_found
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
 from headrace.store.ids import new_id
 from headrace.store.json_text import dump_json
-from headrace.store.retrieval.file_status import STATUS, STATUS_JOIN
-from headrace.store.retrieval.vector_stores import IS_CURRENT, not_found
 from headrace.store.seal import Seal, SealContext
 
 STATUSES = ("in_progress", "completed", "failed", "cancelled")

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.retrieval import vector_stores
 from headrace.features.retrieval.adding_files import add_files, model_for
 from headrace.features.retrieval.searching import search_store
 from headrace.features.retrieval.store_bodies import FileOfBatch, NewStore, SearchBody, StoreChanges
@@ -19,14 +20,13 @@ from headrace.features.retrieval.store_views import (
     search_page,
     store_object,
 )
+from headrace.features.retrieval.vector_stores import VectorStore
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginHeadersOf, OriginOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.db.database import Database
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import VectorStore
 
 router = APIRouter(
     prefix="/v1/vector_stores", tags=["vector stores"], route_class=StrictJsonRoute, responses=DOCUMENTED

@@ -9,8 +9,8 @@ from headrace.features.retrieval.passages import Passage
 from headrace.features.retrieval.search import FoundPassage
 from headrace.features.retrieval.store_bodies import ChunkingStrategy, StaticChunking, StoreLife
 from headrace.features.retrieval.store_files import STATUSES, FileBatch, StoreFile
+from headrace.features.retrieval.vector_stores import VectorStore
 from headrace.producer_api.http.views import seconds
-from headrace.store.retrieval.vector_stores import VectorStore
 
 T = TypeVar("T")
 

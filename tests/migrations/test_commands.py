@@ -9,14 +9,14 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, text
 
+from headrace.features.retrieval import vector_stores
+from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.migrations import schema, vector_indexes
 from headrace.migrations.__main__ import main, passwords
 from headrace.migrations.roles import let_in
 from headrace.migrations.schema import head, history, upgrade
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, OPERATOR, ROLES, WORKER
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
 

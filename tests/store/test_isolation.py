@@ -18,7 +18,7 @@ from headrace.features.flows.tools import tools
 from headrace.features.policy import policies
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
-from headrace.features.retrieval import store_files
+from headrace.features.retrieval import store_files, vector_stores
 from headrace.features.rollouts.changes import NewRollout, start
 from headrace.features.rollouts.rollouts import Step
 from headrace.features.webhooks import endpoints
@@ -30,7 +30,6 @@ from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import accept, get_many, request_cancel
 from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry import prompt_templates
-from headrace.store.retrieval import vector_stores
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_key_admin, tenant_limits
 from headrace.store.tenants.api_keys import authenticate, create_key

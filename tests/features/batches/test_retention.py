@@ -19,6 +19,8 @@ from headrace.features.files import files, uploads
 from headrace.features.files.blob_storage import open_blobs
 from headrace.features.files.files import Purpose
 from headrace.features.responses import conversations
+from headrace.features.retrieval import vector_stores
+from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
 from headrace.store.jobs.sweeps import purge
@@ -29,8 +31,6 @@ from headrace.store.retention.retention import (
     Retention,
     sweep,
 )
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
 from tests.store.making import MakeJob, Query

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from headrace.features.encoders.embed.inputs import Embedder
-from headrace.features.flows import retrieval_steps
 from headrace.features.flows.retrieval_steps import as_flow, as_one, retrieval_of, search_step
+from headrace.features.retrieval import questions
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, NoWorker
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
 from headrace.store.payloads.retrieval import Retrieval
@@ -95,7 +95,7 @@ class Stores:
 
 def test_a_search_embeds_the_last_question_with_the_version_of_the_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     stores = Stores(vs_1=("org/vectors", 2), vs_2=("org/vectors", 2), vs_3=("other", 1))
-    monkeypatch.setattr(retrieval_steps, "vector_stores", stores)
+    monkeypatch.setattr(questions, "vector_stores", stores)
     vectors = replace(VERSION, model="org/vectors", version=2)
     wanted = Retrieval.model_validate({"vector_store_ids": ["vs_1", "vs_2"]})
     turns = [

@@ -9,13 +9,12 @@ from typing import Protocol
 import pytest
 from sqlalchemy import text
 
-from headrace.features.retrieval import store_files
+from headrace.features.retrieval import store_files, vector_stores
 from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.store_files import NewStoreFile
+from headrace.features.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.db.database import Database
 from headrace.store.ids import new_id
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 
 WIDTH = 16
 

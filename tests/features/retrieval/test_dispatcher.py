@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from headrace.features.retrieval import vector_stores
 from headrace.features.retrieval.dispatcher import PART
+from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.store.db.database import Database
 from headrace.store.keeper import DutyGroup
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel
 from tests.stand_ins import stand_in
 from tests.store.making import Query as Rows
 

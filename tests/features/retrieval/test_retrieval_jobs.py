@@ -12,10 +12,11 @@ from sqlalchemy import text
 
 from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
 from headrace.features.policy import policies
-from headrace.features.retrieval import store_files
+from headrace.features.retrieval import store_files, vector_stores
 from headrace.features.retrieval.passages import FilePassages, Passage
 from headrace.features.retrieval.searched_steps import searched_job
 from headrace.features.retrieval.store_files import NewStoreFile
+from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
@@ -23,8 +24,6 @@ from headrace.store.jobs import jobs
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.models import ModelVersion, register_version
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant
 from headrace.workers.runs.in_flight import Attempt

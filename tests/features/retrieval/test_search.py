@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from headrace.features.retrieval import passages, search
+from headrace.features.retrieval import passages, search, vector_stores
+from headrace.features.retrieval.attribute_filters import read_filter
 from headrace.features.retrieval.search import Query, fused
+from headrace.features.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.migrations import vector_indexes
 from headrace.migrations.drift import find_drift
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.attribute_filters import read_filter
-from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.settings import Settings
 from tests.features.retrieval.conftest import WIDTH, AddFile, random_vector
 from tests.roles import role_url

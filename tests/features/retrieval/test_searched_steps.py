@@ -9,13 +9,12 @@ import pytest
 
 from headrace.features.encoders.embed.inputs import FAKE
 from headrace.features.encoders.embed.model import EmbedModel
-from headrace.features.retrieval import search
+from headrace.features.retrieval import search, vector_stores
 from headrace.features.retrieval.passages import Passage
 from headrace.features.retrieval.search import FoundPassage, Query
 from headrace.features.retrieval.searched_steps import searched_job, told
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.payloads.retrieval import Retrieval
-from headrace.store.retrieval import vector_stores
 from tests.workers.runs.test_outcome import CLAIM
 
 ANY: Any = None

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from headrace.features.retrieval import passages, search, store_files
+from headrace.features.retrieval import passages, search, store_files, vector_stores
+from headrace.features.retrieval.attribute_filters import read_filter
 from headrace.features.retrieval.passages import array_of, unit_vector
 from headrace.features.retrieval.store_files import NewStoreFile
+from headrace.features.retrieval.vector_stores import StoreModel, VectorStore
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, InvalidRequest, NotFound
 from headrace.store.jobs.claims import claim
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.attribute_filters import read_filter
-from headrace.store.retrieval.vector_stores import StoreModel, VectorStore
 from tests.features.retrieval.conftest import WIDTH, AddFile
 from tests.refusals import Naming
 from tests.store.making import QUEUE, AcceptOne, Query

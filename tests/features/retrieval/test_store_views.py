@@ -25,7 +25,7 @@ from headrace.features.retrieval.store_views import (
     search_page,
     store_object,
 )
-from headrace.store.retrieval.vector_stores import VectorStore
+from headrace.features.retrieval.vector_stores import VectorStore
 from tests.refusals import Naming
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from sqlalchemy import text
 
+from headrace.features.retrieval import vector_stores
+from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.producer_api.access.auth import KEEP_S, Authenticator
 from headrace.store.db.database import Database
 from headrace.store.errors import Forbidden, Unauthenticated
-from headrace.store.retrieval import vector_stores
-from headrace.store.retrieval.vector_stores import StoreModel
 from headrace.store.tenants import api_key_admin, api_keys, tenants
 from tests.processes import ROOT
 from tests.producer_api.calling import PROMPT, bury, error_of, num_jobs, submit

@@ -12,9 +12,9 @@ from headrace.features.encoders.embed.inputs import FAKE as EMBEDDER
 from headrace.features.encoders.fitted_inputs import cuts_of, fit_texts
 from headrace.features.encoders.rerank.inputs import FAKE as RERANKER
 from headrace.features.encoders.token_classify.inputs import FAKE as TOKEN_CLASSIFIER
-from headrace.features.flows.retrieval_steps import query_prompt_name
 from headrace.features.images.classify.inputs import FAKE as IMAGE_CLASSIFIER
 from headrace.features.retrieval.ingest_order import passage_prompt, passage_window
+from headrace.features.retrieval.questions import query_prompt_name
 from headrace.prompts.chat_server import ChatServer
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks.registry import TASK_INPUTS, inputs_of_folder

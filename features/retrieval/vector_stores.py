@@ -6,7 +6,7 @@ A store that was deleted or has expired is there for no caller. The batch keeper
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import RowMapping, text
 
@@ -15,10 +15,24 @@ from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
 from headrace.store.ids import new_id
 from headrace.store.json_text import dump_json
-from headrace.store.retrieval.file_status import STATUS, STATUS_JOIN
 
 ROWS_AT_ONCE = 500
 """Passages that are deleted in one transaction."""
+
+LOST_AFTER_S: Final = 600
+"""A file whose job was not accepted within so many seconds has failed: the process that added it was lost."""
+
+STATUS_JOIN: Final = """
+LEFT JOIN jobs ON jobs.tenant_id = attached.tenant_id AND jobs.id = attached.job_id
+"""
+
+STATUS: Final = f"""CASE
+    WHEN attached.completed_at IS NOT NULL THEN 'completed'
+    WHEN attached.job_id IS NULL AND attached.created_at > now() - interval '{LOST_AFTER_S} seconds' THEN 'in_progress'
+    WHEN jobs.state IN ('queued', 'running') THEN 'in_progress'
+    WHEN jobs.state = 'cancelled' THEN 'cancelled'
+    ELSE 'failed' END"""
+"""``in_progress``, ``completed``, ``failed`` or ``cancelled``; needs ``STATUS_JOIN``."""
 
 
 @dataclass(frozen=True, slots=True)
