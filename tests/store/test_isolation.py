@@ -83,7 +83,7 @@ THE_SYSTEMS_OWN = {
     "views that show what fair order counts, or what has ended or is referred to": {
         "backlog.read_backlog",
         "batch_steps.list_live",
-        "fair_share.within_share",
+        "backlog.within_share",
         "files.expire",
         "files.remove_unreferenced",
         "uploads.expire",
@@ -115,7 +115,7 @@ THE_SYSTEMS_OWN = {
         "shadow.look",
         "work_probe.WorkProbe.look",
         "export.heads",
-        "fair_share.read_candidates",
+        "backlog.read_candidates",
         "dispatch_queries.forget_announcements",
         "dispatch_queries.take_stale",
         "dispatch_queries.take_waiting",
