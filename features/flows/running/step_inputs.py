@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.features.flows.running.added_steps import KINDS, AddSteps, with_added
+from headrace.features.flows.running.passages import cited, in_context, is_search
 from headrace.prompts.grammar import Grammars, grammars_for
 from headrace.prompts.tasks.registry import TASK_INPUTS
 from headrace.prompts.tokenizer import Tokenizer, sampling_defaults_for, tokenizer_for
@@ -42,7 +43,6 @@ from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_guard import OF_CALLS, open_guards
 from headrace.workers.runs.parent_work import Compute
-from headrace.workers.runs.retrieval import cited, in_context, is_search
 
 _MOST_VERSIONS = 16
 _OF_SEARCH = (SEARCH, NUMBERED_FROM)

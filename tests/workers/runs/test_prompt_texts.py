@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.flows.running.passages import cited, is_search
 from headrace.features.policy.document_policy import document_texts, policed_texts
 from headrace.models.engine.requests import (
     CompletionOutput,
@@ -21,7 +22,6 @@ from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.retrieval import FileCitation
 from headrace.workers.runs.logprobs import echoed, kept, kept_by_delta
 from headrace.workers.runs.output_guard import OF_CALLS, OF_PASSAGES
-from headrace.workers.runs.retrieval import cited, is_search
 from tests.workers.runs.test_outcome import completion
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.prompts.documents.passage_block import with_passages
+from headrace.features.flows.running.passages import with_passages
 from headrace.store.payloads.retrieval import FileCitation, PassagePlace, RetrievedPassage
 from headrace.store.tasks.generate import GenerateInput
 
