@@ -11,6 +11,7 @@ import sys
 from functools import partial
 
 from headrace.features.hosts.host_loop import HostLoop
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.model_host import ModelHost
 from headrace.features.hosts.placement import Rules
 from headrace.features.hosts.scaled_host import ScaledHost
@@ -21,7 +22,6 @@ from headrace.store.errors import HeadraceError, InvalidRequest, SettingsError
 from headrace.store.hosts.hosted_versions import HostedVersion
 from headrace.store.logs import configure_logging
 from headrace.store.machine import parse_memory
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.redis.connection import connect, ping
 from headrace.store.registry.models import resolve
 from headrace.store.settings import Settings, load_settings, require_services

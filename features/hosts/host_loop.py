@@ -13,12 +13,12 @@ from typing import Literal
 
 import structlog
 
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.resident_workers import ResidentWorker, end_left_over
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership, lead
 from headrace.store.errors import Conflict, HeadraceError, Unavailable
 from headrace.store.hosts.host_reports import HostEvent, PlaceState, last_report, now, remove_report
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.settings import Settings
 from headrace.workers.health import LoopHeartbeat
 

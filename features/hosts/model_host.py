@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from headrace.features.hosts.host_loop import HostLoop
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.kept_servers import KeptServers
 from headrace.features.hosts.placement import (
     Displacement,
@@ -23,6 +24,7 @@ from headrace.features.hosts.placement import (
 from headrace.features.hosts.resident_workers import ResidentWorker
 from headrace.features.hosts.version_history import VersionHistory
 from headrace.features.hosts.version_needs import VersionNeeds, used_memory
+from headrace.features.hosts.waiting_work import WaitingWork, read_waiting_work
 from headrace.store.errors import NotFound
 from headrace.store.hosts.host_reports import (
     HostOutlook,
@@ -33,8 +35,7 @@ from headrace.store.hosts.host_reports import (
     read_hosts,
     write_report,
 )
-from headrace.store.hosts.hosted_versions import HostedVersion, WaitingWork, read_hosted_versions, read_waiting_work
-from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.hosts.hosted_versions import HostedVersion, read_hosted_versions
 from headrace.store.settings import Settings
 
 _REGISTRY_S = 2.0

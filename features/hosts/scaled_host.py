@@ -13,13 +13,13 @@ from datetime import timedelta
 from itertools import count
 
 from headrace.features.hosts.host_loop import HostLoop
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.resident_workers import ResidentWorker
 from headrace.features.hosts.version_history import VersionHistory
 from headrace.features.hosts.version_needs import VersionNeeds, used_memory
 from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.hosts.host_reports import HostOutlook, HostPlace, HostReport, PlaceState, now, write_report
 from headrace.store.hosts.hosted_versions import HostedVersion, read_hosted_versions
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.scheduling.scale_decisions import StoredDecision, read_decisions
 from headrace.store.settings import Settings
 

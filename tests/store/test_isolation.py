@@ -91,7 +91,7 @@ THE_SYSTEMS_OWN = {
     },
     "the function that finds whose a key is": {"api_keys.authenticate", "api_keys.principal_of_key"},
     "workers, which run everybody's jobs": {
-        "hosted_versions.read_waiting_work",
+        "waiting_work.read_waiting_work",
         "claims.claim",
         "claims.finish",
         "claims.has_ended",

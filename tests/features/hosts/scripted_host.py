@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from headrace.features.hosts.host_loop import HostLoop
+from headrace.features.hosts.waiting_work import WaitingWork
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
-from headrace.store.hosts.hosted_versions import HostedVersion, WaitingWork
+from headrace.store.hosts.hosted_versions import HostedVersion
 from headrace.store.scheduling.scale_decisions import StoredDecision
 from headrace.store.settings import Settings
 

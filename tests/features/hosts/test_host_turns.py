@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from headrace.features.hosts import host_loop, model_host
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.kept_servers import ServerAddress
 from headrace.features.hosts.model_host import ModelHost
 from headrace.features.hosts.placement import Rules
+from headrace.features.hosts.waiting_work import QueueWork, WaitingWork
 from headrace.store.errors import Conflict, Unavailable
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
-from headrace.store.hosts.hosted_versions import HostedVersion, QueueWork, WaitingWork
-from headrace.store.metrics.host_metrics import HostMetrics
+from headrace.store.hosts.hosted_versions import HostedVersion
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.settings import Settings
 from tests.features.hosts.scripted_host import AT, HOME, World, expected, placed, version

@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from headrace.features.hosts.__main__ import main
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.version_history import VersionHistory
+from headrace.features.hosts.waiting_work import read_waiting_work
 from headrace.store.child_process import still_alive
 from headrace.store.db.database import Database
 from headrace.store.hosts.host_reports import (
@@ -23,9 +25,8 @@ from headrace.store.hosts.host_reports import (
     read_hosts,
     write_report,
 )
-from headrace.store.hosts.hosted_versions import read_hosted_versions, read_waiting_work
+from headrace.store.hosts.hosted_versions import read_hosted_versions
 from headrace.store.jobs.jobs import accept
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState

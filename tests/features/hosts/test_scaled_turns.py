@@ -2,9 +2,9 @@
 
 import pytest
 
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.features.hosts.scaled_host import ScaledHost
 from headrace.store.db.presence import GONE_AFTER_S
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.scheduling.scale_decisions import StoredDecision
 from tests.features.hosts.scripted_host import AT, HOME, World, expected, placed, version
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from headrace.features.hosts.host_metrics import HostMetrics
 from headrace.store.hosts.host_reports import HostPlace, HostReport, PlaceState
 from headrace.store.metrics.api_metrics import ApiMetrics
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics, largest
-from headrace.store.metrics.host_metrics import HostMetrics
 from headrace.store.metrics.worker_metrics import ENGINE_COUNTERS, ENGINE_GAUGES, Served, WorkerMetrics
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.scheduling.backlog import Load, TenantBacklog

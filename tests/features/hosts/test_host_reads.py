@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.hosts.waiting_work import QueueWork, WaitingWork, read_waiting_work
 from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.hosts.host_reports import (
@@ -18,7 +19,7 @@ from headrace.store.hosts.host_reports import (
     remove_report,
     write_report,
 )
-from headrace.store.hosts.hosted_versions import QueueWork, WaitingWork, read_hosted_versions, read_waiting_work
+from headrace.store.hosts.hosted_versions import read_hosted_versions
 from headrace.store.jobs.claims import claim
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.verification import Verification
