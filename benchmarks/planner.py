@@ -22,11 +22,11 @@ from headrace.cli.local.home import Home
 from headrace.cli.local.stack import Stack, running_stack
 from headrace.features.planner.fitting import arrivals_of, fitted
 from headrace.features.planner.forecast import percentile
+from headrace.features.planner.job_history import EndedJob, read_ended
 from headrace.features.planner.rates import Rates
 from headrace.features.planner.simulation import Capacity, simulate
 from headrace.store.db.database import Database
 from headrace.store.scheduling.autoscale import ScaleLimits
-from headrace.store.scheduling.job_history import EndedJob, read_ended
 from headrace.store.scheduling.scale_decisions import read_decisions, read_histories, read_slots
 from headrace.store.settings import load_settings
 

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.flows.tools.tool_results import ToolOrder
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.logs import configure_logging
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.settings import Settings
 
 MOST_S = 1.0

@@ -15,7 +15,7 @@ from headrace.producer_api.streaming.turns import CallEnded, TurnCall
 from headrace.prompts.answer_reader import AnswerPiece
 from headrace.prompts.tool_calls import CallPiece, ContentPiece
 from headrace.store.jobs.jobs import Job
-from headrace.store.payloads.tool_definition import SEPARATOR, server_of
+from headrace.store.payloads.server_tools import SEPARATOR, server_of
 
 OWN_SERVER = "headrace"
 """The ``server_name`` of tools that are no server's."""

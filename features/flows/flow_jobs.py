@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from headrace.features.flows.pipeline import Pipeline
 from headrace.features.flows.pipelines import (
     UsedPipeline,
     at_place,
@@ -62,7 +63,6 @@ from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody, PipelineRequest, check_steps
 from headrace.store.tasks.generate import GenerateRequest
-from headrace.store.tasks.pipeline import Pipeline
 from headrace.store.tasks.registry import TASKS, is_from_outside
 from headrace.store.tenants.api_keys import Principal
 

@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from headrace.features.flows.flow_jobs import FlowSubmissions
+from headrace.features.flows.pipeline import Pipeline
 from headrace.features.flows.pipeline_lines import PipelineLines
 from headrace.features.flows.pipelines import MIRRORED_INPUT, PipelineVersion
 from headrace.features.rollouts.evidence import Evidence
@@ -25,7 +26,6 @@ from headrace.store.keeper import Duty, run_parts
 from headrace.store.settings import Settings
 from headrace.store.tasks.flow import PipelineRequest
 from headrace.store.tasks.generate import GENERATE
-from headrace.store.tasks.pipeline import Pipeline
 from headrace.store.tenants.api_keys import Principal, principal_of_key
 
 _log = structlog.get_logger("headrace.producer_api")

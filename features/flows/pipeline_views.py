@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from headrace.features.flows.pipeline import PIPELINE_EXAMPLE, Pipeline
 from headrace.producer_api.http.views import seconds
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.registry.prompt_templates import NAME_PATTERN, Canary, PromptVersion
-from headrace.store.tasks.pipeline import PIPELINE_EXAMPLE, Pipeline
 
 
 def _is_no_id(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from headrace.features.flows.pipeline import Pipeline, check_inputs
 from headrace.features.rollouts.rollouts import RolloutMode, active_rollout
 from headrace.features.rollouts.routing import point_of, takes_candidate
 from headrace.policy.schemas import Validator, check_schema, first_problem
@@ -19,7 +20,6 @@ from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
 from headrace.store.tasks.flow import FlowRequest, PipelineRequest, check_steps
-from headrace.store.tasks.pipeline import Pipeline, check_inputs
 from headrace.store.tenants.api_keys import Principal
 
 MIRRORED_INPUT = "mirrored_input"

@@ -8,19 +8,19 @@ from pydantic import ValidationError
 from headrace.features.flows.tools.mcp_client import McpRefused, McpStatus
 from headrace.features.flows.tools.mcp_servers import McpServers
 from headrace.features.flows.tools.mcp_stdio import CommandUnknown
-from headrace.policy.schemas import check_schema
-from headrace.store.calls.ssrf_guard import CallFailed
-from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.conversation import FunctionSpec
-from headrace.store.payloads.tool_approval import named_in
-from headrace.store.payloads.tool_definition import (
+from headrace.features.flows.tools.tool_definition import (
     MOST_SERVER_TOOLS,
     MOST_TOLD_CHARS,
-    SEPARATOR,
     McpEndpoint,
     McpServer,
     McpTool,
 )
+from headrace.policy.schemas import check_schema
+from headrace.store.calls.ssrf_guard import CallFailed
+from headrace.store.errors import InvalidRequest
+from headrace.store.payloads.conversation import FunctionSpec
+from headrace.store.payloads.server_tools import SEPARATOR
+from headrace.store.payloads.tool_approval import named_in
 
 LONGEST_S: Final = 10.0
 _MOST_PAGE_BYTES: Final = 512 * 1024

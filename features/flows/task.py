@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
+from headrace.features.flows.tools.tool_definition import LONGEST_CALL_MS
 from headrace.store.jobs.answered_calls import CALL_TASK
 from headrace.store.payloads.conversation import FunctionName
 from headrace.store.payloads.tool_approval import MOST_REASON_CHARS
-from headrace.store.payloads.tool_definition import LONGEST_CALL_MS
 from headrace.store.tasks.own_task import spec_of
 from headrace.tasks import Task
 

@@ -21,6 +21,7 @@ from headrace.features.flows.tool_views import (
 )
 from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.mcp_servers import servers_of
+from headrace.features.flows.tools.tool_definition import Definition, HttpTool, McpEndpoint
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.policy.schemas import check_schema
 from headrace.producer_api.access.auth import WebhooksAdmin
@@ -31,7 +32,6 @@ from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.calls.addresses import check_url
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.tool_definition import Definition, HttpTool, McpEndpoint
 
 router = APIRouter(prefix="/v1/tools", tags=["tools"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 

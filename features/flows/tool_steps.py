@@ -12,6 +12,7 @@ from headrace.features.flows.retrieval_steps import question_search
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.builtin import BUILT_IN, FILE_SEARCH
+from headrace.features.flows.tools.tool_definition import McpServer
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission.submission_hook import SubmissionParts
@@ -20,10 +21,9 @@ from headrace.store.jobs.answered_calls import AnsweredCall, first_steps
 from headrace.store.payloads.conversation import MAX_TOOLS
 from headrace.store.payloads.references import MARK
 from headrace.store.payloads.retrieval import Retrieval
-from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.server_tools import SEPARATOR, ServerTools, server_of
 from headrace.store.payloads.step_payload import SEARCH, TOOLS, TOOLS_WITH_APPROVAL
 from headrace.store.payloads.tool_approval import named_in, needs_approval
-from headrace.store.payloads.tool_definition import SEPARATOR, McpServer, server_of
 from headrace.store.registry import models
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.tasks.flow import FlowRequest, FlowStepBody

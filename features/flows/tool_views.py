@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.config import JsonDict
 
+from headrace.features.flows.tools.tool_definition import HttpTool, McpEndpoint, McpServer
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.producer_api.http.views import seconds
 from headrace.store.payloads.conversation import FunctionName
+from headrace.store.payloads.server_tools import SEPARATOR
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.payloads.tool_approval import RequireApproval
-from headrace.store.payloads.tool_definition import SEPARATOR, HttpTool, McpEndpoint, McpServer
 from headrace.store.tasks.registry import TASK_TAG
 
 HTTP_EXAMPLE: JsonDict = {

@@ -14,6 +14,7 @@ from headrace.features.planner.arrivals import Arrival, Generated, Shape, genera
 from headrace.features.planner.drawing import svg
 from headrace.features.planner.fitting import arrivals_of, fitted
 from headrace.features.planner.forecast import MEASURED_ERROR, Forecast, advice, forecast
+from headrace.features.planner.job_history import read_ended
 from headrace.features.planner.rates import Rates, read_rates
 from headrace.features.planner.simulation import Capacity, QueueRules, Run, simulate, too_long
 from headrace.store.db.database import Database
@@ -22,7 +23,6 @@ from headrace.store.hosts.hosted_versions import read_hosted_versions
 from headrace.store.registry.models import queue_name, resolve
 from headrace.store.scale_bounds import parse_range
 from headrace.store.scheduling.autoscale import ScaleLimits
-from headrace.store.scheduling.job_history import read_ended
 from headrace.store.scheduling.scale_decisions import read_histories, read_slots
 from headrace.store.settings import Settings, load_settings, require_services
 

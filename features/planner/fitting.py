@@ -9,9 +9,9 @@ from math import inf
 from statistics import linear_regression, median
 
 from headrace.features.planner.arrivals import Arrival, in_order
+from headrace.features.planner.job_history import EndedJob
 from headrace.features.planner.rates import Rates
 from headrace.store.errors import InvalidRequest
-from headrace.store.scheduling.job_history import EndedJob
 
 _FEWEST = 3
 """Jobs that must have run beside so many others before a speed is believed."""

@@ -16,9 +16,8 @@ from headrace.producer_api.http.job_options import unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall
-from headrace.store.payloads.server_tools import ServerTools
+from headrace.store.payloads.server_tools import ServerTools, server_of
 from headrace.store.payloads.tool_approval import ApprovalByName, RequireApproval, named_in, needs_approval
-from headrace.store.payloads.tool_definition import server_of
 
 if TYPE_CHECKING:
     from headrace.features.responses.mcp_tools import CalledTools

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import McpServer
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.features.responses.mcp_approvals import merged_rule, waiting_in
 from headrace.features.responses.response_tools import MCP, FunctionTool
@@ -18,8 +19,7 @@ from headrace.producer_api.http.job_options import unsupported
 from headrace.producer_api.server.errors import from_validation
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
-from headrace.store.payloads.server_tools import ServerTools
-from headrace.store.payloads.tool_definition import SEPARATOR, McpServer
+from headrace.store.payloads.server_tools import SEPARATOR, ServerTools
 
 if TYPE_CHECKING:
     from headrace.features.responses.response_request import ResponseRequest

@@ -9,6 +9,9 @@ from headrace.store.payloads.retrieval import Retrieval
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.payloads.tool_approval import RequireApproval
 
+SEPARATOR: Final = "__"
+"""Between the name of a server of MCP and that of its tool, in the name by which a model calls it."""
+
 DEFAULT_CALLS: Final = 6
 MOST_NAMES: Final = 32
 
@@ -65,3 +68,9 @@ class ServerTools(Strict):
         if ("file_search" in self.names) != (self.file_search is not None):
             raise ValueError("`file_search` in `names` and the field `file_search` go together")
         return self
+
+
+def server_of(name: str) -> str | None:
+    """Return the name of the server of MCP in the name of a function, None if it can be no tool of one."""
+    server, separator, short = name.partition(SEPARATOR)
+    return server if separator and server and short else None

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.store.child_process import Child, Command
 from headrace.store.db.database import Database
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.ports import free_port
 from headrace.store.registry.models import register_version
 from headrace.store.settings import child_environment

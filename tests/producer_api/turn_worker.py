@@ -9,11 +9,11 @@ import redis
 from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.models.catalog import register
 from headrace.models.engine.requests import FinishReason
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.models import register_version
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.stream_log import Frame, StreamPublisher

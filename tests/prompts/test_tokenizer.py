@@ -9,9 +9,9 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer
 
+from headrace.features.encoders.token_pieces import load_pieces, pieces_for
 from headrace.prompts.detokenizer import spell
 from headrace.prompts.encoded_texts import EncodedTexts
-from headrace.prompts.token_pieces import load_pieces, pieces_for
 from headrace.prompts.tokenizer import (
     ApproximateTokenizer,
     ByteTokenizer,

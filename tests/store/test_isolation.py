@@ -15,6 +15,7 @@ from headrace.features.batches.batch_steps import ParsedLine
 from headrace.features.batches.batches import NewBatch
 from headrace.features.files import files, uploads
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.policy import policies
 from headrace.features.responses import conversations
 from headrace.features.responses.new_response import NewResponse
@@ -28,7 +29,6 @@ from headrace.store.db.database import Database
 from headrace.store.db.roles import API, OPERATOR, WORKER, is_bound
 from headrace.store.jobs.acceptance import Idempotency
 from headrace.store.jobs.jobs import accept, get_many, request_cancel
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry import prompt_templates
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_key_admin, tenant_limits

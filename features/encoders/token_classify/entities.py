@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import fsum
 
 from headrace.features.encoders.token_classify.task import Aggregation, Entity
+from headrace.features.encoders.token_pieces import TokenPieces
 from headrace.prompts.encoded_texts import EncodedTexts
-from headrace.prompts.token_pieces import TokenPieces
 
 
 @dataclass(frozen=True, slots=True)

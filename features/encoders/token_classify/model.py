@@ -17,9 +17,9 @@ from headrace.features.encoders.token_classify.task import (
     TokenClassifyOutput,
     TokenClassifyPayload,
 )
+from headrace.features.encoders.token_pieces import TokenPieces, pieces_for
 from headrace.models.loading.load import with_encoder_faults
 from headrace.prompts.tasks.task_inputs import ReadFile
-from headrace.prompts.token_pieces import TokenPieces, pieces_for
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 
 from headrace.features.flows.tools.mcp_client import McpSession, mcp_session
 from headrace.features.flows.tools.mcp_stdio import CommandUnknown, mcp_process
+from headrace.features.flows.tools.tool_definition import McpEndpoint
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.mcp_commands import Commands, parse_commands
-from headrace.store.payloads.tool_definition import McpEndpoint
 from headrace.store.settings import Settings
 
 

@@ -23,6 +23,7 @@ from headrace.features.flows.tools.builtin import CALCULATOR, CALCULATOR_PARAMET
 from headrace.features.flows.tools.mcp_client import McpRefused, McpStatus
 from headrace.features.flows.tools.mcp_servers import McpServers
 from headrace.features.flows.tools.mcp_stdio import CommandUnknown
+from headrace.features.flows.tools.tool_definition import Definition, HttpTool, McpServer
 from headrace.features.flows.tools.tool_results import (
     CallResult,
     ToolOrder,
@@ -35,7 +36,6 @@ from headrace.models.engine.requests import EncodeRow
 from headrace.store.calls.receiver_breaker import ReceiverBreaker
 from headrace.store.calls.ssrf_guard import AddressRefused, AnswerTooLong, CallFailed, CallTimedOut, GuardedClient
 from headrace.store.mcp_commands import Commands
-from headrace.store.payloads.tool_definition import Definition, HttpTool, McpServer
 
 log = structlog.get_logger(__name__)
 

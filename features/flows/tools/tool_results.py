@@ -9,9 +9,10 @@ from typing import Any, Final
 from headrace.features.flows.store.approvals import Verdict
 from headrace.features.flows.task import error_text
 from headrace.features.flows.tools.builtin import BUILT_IN
+from headrace.features.flows.tools.tool_definition import Definition, McpServer, McpTool
 from headrace.store.calls.ssrf_guard import Reply
+from headrace.store.payloads.server_tools import SEPARATOR
 from headrace.store.payloads.tool_approval import ApprovalState
-from headrace.store.payloads.tool_definition import SEPARATOR, Definition, McpServer, McpTool
 
 MOST_SHOWN: Final = 500
 """Characters of the body of an error that a model gets."""

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 
 from headrace.features.flows.tools.builtin import BUILT_IN
+from headrace.features.flows.tools.tool_definition import Definition, McpServer, read_definition
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
 from headrace.store.json_text import dump_json
-from headrace.store.payloads.tool_definition import Definition, McpServer, read_definition, server_of
+from headrace.store.payloads.server_tools import server_of
 from headrace.store.seal import Seal, SealContext
 
 MAX_TOOLS: Final = 100

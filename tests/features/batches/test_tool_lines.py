@@ -9,9 +9,9 @@ from openai import OpenAI
 
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import McpServer
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
-from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry.models import register_version
 from tests.features.batches.test_batch_routes import make, read
 from tests.features.batches.test_batch_routes import wait_for as wait_for_status

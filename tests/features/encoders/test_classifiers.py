@@ -34,10 +34,10 @@ from headrace.features.encoders.classifier_folder import read_classifier
 from headrace.features.encoders.classify.model import ClassifyModel
 from headrace.features.encoders.token_classify.model import TokenClassifyModel
 from headrace.features.encoders.token_classify.task import Aggregation
+from headrace.features.encoders.token_pieces import load_pieces
 from headrace.features.encoders.torch_classifier import classifier_for
 from headrace.models.engine.requests import EncodeRow
 from headrace.models.families.model_folder import describe, small_files
-from headrace.prompts.token_pieces import load_pieces
 from headrace.prompts.tokenizer import load_tokenizer
 from headrace.store.errors import ModelLoadError
 from headrace.store.settings import Settings

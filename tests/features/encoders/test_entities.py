@@ -6,8 +6,8 @@ import pytest
 
 from headrace.features.encoders.token_classify.entities import entities_of
 from headrace.features.encoders.token_classify.task import Aggregation
+from headrace.features.encoders.token_pieces import BytePieces
 from headrace.prompts.encoded_texts import EncodedTexts
-from headrace.prompts.token_pieces import BytePieces
 
 LABELS = ("O", "B-PER", "I-PER")
 OUT, BEGIN, INSIDE = [0.75, 0.125, 0.125], [0.25, 0.5, 0.25], [0.0, 0.25, 0.75]

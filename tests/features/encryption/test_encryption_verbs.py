@@ -12,6 +12,7 @@ from headrace.features.files.blob_storage import open_blobs, read_blocks
 from headrace.features.files.files import Purpose
 from headrace.features.flows.store.approvals import decide
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.responses import conversations, stored_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks.endpoints import create_endpoint, rotate_secret
@@ -24,7 +25,6 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.acceptance import Accepted
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry import prompt_templates
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings

@@ -8,10 +8,10 @@ import pytest
 from headrace.features.flows.model import load_tool_model
 from headrace.features.flows.store.approvals import verdict_of
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool, McpServer
 from headrace.features.flows.tools.tool_results import CallResult, ToolOrder, refusal_of
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import claim
-from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_key, create_tenant

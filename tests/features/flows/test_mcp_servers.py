@@ -11,9 +11,9 @@ import pytest
 
 from headrace.features.flows.server_listing import server_with, with_tools
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import McpEndpoint
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.tool_definition import McpEndpoint
 from headrace.store.settings import Settings
 from tests.features.flows.tools.test_mcp_client import as_json, server
 from tests.producer_api.calling import error_of

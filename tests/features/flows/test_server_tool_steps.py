@@ -16,10 +16,10 @@ from headrace.features.flows.tool_steps import (
     with_tools,
     without_tools,
 )
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.flows.tools.tools import StoredTool
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.models import ModelVersion
 from headrace.store.tenants.api_keys import Principal
 from tests.producer_api.submission.steps.making import (

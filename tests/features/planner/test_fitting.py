@@ -8,10 +8,10 @@ import pytest
 
 from headrace.features.planner.arrivals import Arrival
 from headrace.features.planner.fitting import arrivals_of, fitted
+from headrace.features.planner.job_history import EndedJob
 from headrace.features.planner.rates import Rates
 from headrace.features.planner.simulation import Capacity, Run, simulate
 from headrace.store.errors import InvalidRequest
-from headrace.store.scheduling.job_history import EndedJob
 
 BEGAN = datetime(2026, 11, 28, tzinfo=UTC)
 RATES = Rates(decode_tokens_per_s={1: 20, 4: 60}, prefill_tokens_per_s=2000, overhead_s=0.1, slots=4, kv_tokens=16_384)

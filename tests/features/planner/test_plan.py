@@ -12,9 +12,9 @@ from sqlalchemy import text
 from headrace.features.planner.__main__ import main
 from headrace.features.planner.arrivals import Arrival, Generated, Shape, generate, read_csv
 from headrace.features.planner.forecast import MEASURED_ERROR, Forecast, advice, percentile
+from headrace.features.planner.job_history import read_ended
 from headrace.store.jobs import claims
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from headrace.store.scheduling.job_history import read_ended
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from tests.workers.conftest import Bench

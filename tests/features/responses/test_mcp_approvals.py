@@ -12,6 +12,7 @@ from openai.types.responses.response_output_item import McpApprovalRequest
 
 from headrace.features.flows.store.approvals import verdict_of
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import McpServer
 from headrace.features.flows.tools.tool_results import refusal_of
 from headrace.features.policy import policies
 from headrace.features.responses.mcp_approvals import ASKED, answered_calls, merged_rule
@@ -23,7 +24,6 @@ from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.payloads.server_tools import ServerTools
-from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.tenants.api_keys import create_key, create_tenant
 from tests.cases import some_of
 from tests.features.responses.test_mcp_tools import ASKING, CALL, SERVER, tracker, until, worker_of

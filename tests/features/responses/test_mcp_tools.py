@@ -11,6 +11,7 @@ from openai import OpenAI
 
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import McpServer
 from headrace.features.responses.mcp_tools import CalledTools, called_by
 from headrace.features.responses.response_request import ResponseRequest
 from headrace.models.catalog import register
@@ -18,7 +19,6 @@ from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs import jobs
 from headrace.store.payloads.server_tools import ServerTools
-from headrace.store.payloads.tool_definition import McpServer
 from headrace.store.registry.models import register_version
 from headrace.store.tenants.api_keys import create_tenant
 from tests.cases import some_of

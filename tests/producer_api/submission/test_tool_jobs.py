@@ -10,12 +10,12 @@ from sqlalchemy import text
 from headrace.features.flows.running.step_inputs import FilledSteps, StepInputs
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool, McpServer
 from headrace.features.policy import policies
 from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, finish
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.registry.models import ModelVersion, register_version
 from headrace.store.schema.job_states import JobState
 from headrace.store.tenants.api_keys import create_tenant

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from headrace.features.flows.tools.tool_definition import HttpTool, McpEndpoint
 from headrace.features.retrieval.ingest_order import IngestSource
 from headrace.store.payloads.conversation import ChatMessage, FunctionSpec, Image, MessageImage, ToolCall
 from headrace.store.payloads.job_payload import JobTerms, WebhookSpec
@@ -16,7 +17,6 @@ from headrace.store.payloads.sampling_params import Sampling
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.payloads.tool_approval import ApprovalByName
-from headrace.store.payloads.tool_definition import HttpTool, McpEndpoint
 from tests.store.payloads.making import MCP, SOURCE, TOOL, call, nested, numbered
 
 DEFAULT_TERMS = {

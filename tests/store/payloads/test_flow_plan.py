@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from headrace.features.flows.pipeline import Pipeline, check_inputs
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.references import look_up, references, replaced
 from headrace.store.payloads.step_payload import Marks, with_references, with_texts
 from headrace.store.tasks.flow import FlowStepBody, check_steps
-from headrace.store.tasks.pipeline import Pipeline, check_inputs
 
 
 def step(name: str, *needs: str, **changes: Any) -> FlowStepBody:

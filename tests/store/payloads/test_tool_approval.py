@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from headrace.features.flows.tools.tool_definition import HttpTool, McpEndpoint, McpServer, read_definition
+from headrace.store.payloads.server_tools import server_of
 from headrace.store.payloads.tool_approval import ApprovalByName, named_in, needs_approval
-from headrace.store.payloads.tool_definition import HttpTool, McpEndpoint, McpServer, read_definition, server_of
 from tests.store.payloads.making import MCP, TOOL
 
 

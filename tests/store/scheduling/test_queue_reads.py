@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from headrace.features.planner.job_history import EndedJob, read_ended
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.store.db.database import Database
 from headrace.store.db.presence import Serving, beat, beat_worker, leave, leave_worker, read_serving
@@ -36,7 +37,6 @@ from headrace.store.scheduling.dispatch_queries import (
     task_of,
     waiting_queues,
 )
-from headrace.store.scheduling.job_history import EndedJob, read_ended
 from headrace.store.scheduling.queue_ages import QueueAge, read_queue_ages
 from headrace.store.scheduling.queues import fold, forget_empty, pause, record_rates, resume, view_queues
 from headrace.store.scheduling.scale_decisions import (

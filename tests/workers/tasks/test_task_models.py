@@ -19,6 +19,7 @@ from headrace.features.flows.model import ToolModel
 from headrace.features.flows.store.approvals import Verdict
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools import tools
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.flows.tools.tool_results import ToolOrder
 from headrace.features.policy.output_policy import CompiledPolicies, OutputRules
 from headrace.features.retrieval import served as ingest
@@ -37,7 +38,6 @@ from headrace.store.errors import InvalidRequest, ModelLoadError, NotFound, Sett
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.tool_approval import ApprovalState
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.job_states import JobState

@@ -8,9 +8,9 @@ import pytest
 from headrace.features.flows.server_listing import with_tools
 from headrace.features.flows.tools.mcp_servers import servers_of
 from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_definition import McpEndpoint, McpServer
 from headrace.features.flows.tools.tool_results import ToolOrder, ToolResult, read_mcp_result
 from headrace.store.calls.ssrf_guard import GuardedClient
-from headrace.store.payloads.tool_definition import McpEndpoint, McpServer
 from headrace.store.settings import Settings
 from tests.processes import StartProcess, python
 from tests.workers.receiver import Receiver

@@ -9,9 +9,9 @@ import pytest
 from headrace.features.flows.tools.mcp_client import McpAnswer, McpRefused, McpSession
 from headrace.features.flows.tools.mcp_servers import servers_of
 from headrace.features.flows.tools.mcp_stdio import CommandUnknown
+from headrace.features.flows.tools.tool_definition import McpEndpoint
 from headrace.store.calls.ssrf_guard import AddressRefused, CallFailed, GuardedClient
 from headrace.store.mcp_commands import check_commands, parse_commands
-from headrace.store.payloads.tool_definition import McpEndpoint
 from headrace.store.scale_bounds import ScaleBounds, parse_bounds, parse_range
 from headrace.store.settings import Settings
 

@@ -12,10 +12,10 @@ from headrace.features.flows.server_listing import with_tools
 from headrace.features.flows.tools.mcp_servers import McpServers
 from headrace.features.flows.tools.mcp_stdio import mcp_process
 from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_definition import McpEndpoint, McpServer
 from headrace.features.flows.tools.tool_results import ToolOrder, ToolResult
 from headrace.store.calls.ssrf_guard import CallTimedOut, GuardedClient
 from headrace.store.child_process import still_alive
-from headrace.store.payloads.tool_definition import McpEndpoint, McpServer
 from headrace.store.settings import Settings
 from tests.features.flows.tools import mcp_server
 from tests.processes import StartProcess, python, wait_for

@@ -15,10 +15,10 @@ from headrace.features.flows.model import ToolModel
 from headrace.features.flows.task import CALL_TOOL
 from headrace.features.flows.tools.calculator import compute
 from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_definition import HttpTool
 from headrace.features.flows.tools.tool_results import ToolOrder, ToolResult
 from headrace.store.calls.ssrf_guard import GuardedClient
 from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
-from headrace.store.payloads.tool_definition import HttpTool
 from headrace.store.settings import Settings
 from tests.metric_names import documented
 from tests.processes import wait_for

@@ -7,6 +7,7 @@ import pytest
 from headrace.features.flows.store.approvals import Verdict
 from headrace.features.flows.tools.calculator import compute
 from headrace.features.flows.tools.tool_caller import ToolCaller
+from headrace.features.flows.tools.tool_definition import HttpTool, McpServer
 from headrace.features.flows.tools.tool_results import (
     MOST_SHOWN,
     CallResult,
@@ -19,7 +20,6 @@ from headrace.features.flows.tools.tool_results import (
 )
 from headrace.store.calls.ssrf_guard import GuardedClient, Reply
 from headrace.store.payloads.tool_approval import ApprovalState
-from headrace.store.payloads.tool_definition import HttpTool, McpServer
 from headrace.store.settings import Settings
 from tests.refusals import Naming
 

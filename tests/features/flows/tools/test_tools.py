@@ -6,10 +6,10 @@ import pytest
 
 from headrace.features.flows.tools import tools
 from headrace.features.flows.tools.builtin import BUILT_IN
+from headrace.features.flows.tools.tool_definition import Definition, read_definition
 from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, HeadraceError, InvalidRequest, NotFound
-from headrace.store.payloads.tool_definition import Definition, read_definition
 from tests.refusals import Naming
 from tests.store.making import Query
 

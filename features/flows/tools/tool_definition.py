@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, fie
 from headrace.store.mcp_commands import COMMAND_NAME
 from headrace.store.payloads.conversation import FunctionName, FunctionSpec
 from headrace.store.payloads.job_payload import WebhookUrl
+from headrace.store.payloads.server_tools import SEPARATOR
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.payloads.tool_approval import RequireApproval, Rule, needs_approval
 
@@ -18,9 +19,6 @@ TOOL_NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
 LONGEST_CALL_MS: Final = 60_000
 MOST_RESULT_BYTES: Final = 262_144
 MOST_HEADERS: Final = 20
-
-SEPARATOR: Final = "__"
-"""Between the name of a server of MCP and that of its tool, in the name by which a model calls it."""
 
 MOST_SERVER_TOOLS: Final = 64
 MOST_TOLD_CHARS: Final = 4096
@@ -183,9 +181,3 @@ _DEFINITION: Final[TypeAdapter[Definition]] = TypeAdapter(Annotated[Definition, 
 def read_definition(stored: Mapping[str, Any]) -> Definition:
     """Return a stored definition. Raises ValidationError."""
     return _DEFINITION.validate_python(stored)
-
-
-def server_of(name: str) -> str | None:
-    """Return the name of the server of MCP in the name of a function, None if it can be no tool of one."""
-    server, separator, short = name.partition(SEPARATOR)
-    return server if separator and server and short else None

@@ -1,9 +1,9 @@
 """What a forecast reads of ended jobs: times and tokens of one queue, of all tenants."""
 
+from headrace.features.planner.job_history import read_ended
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release
 from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
-from headrace.store.scheduling.job_history import read_ended
 from headrace.store.schema.job_states import JobState
 from tests.store.making import QUEUE, AcceptOne, Query
 
