@@ -9,6 +9,9 @@ LOCKED_INSTALL := $(INSTALL) --no-deps --require-hashes --only-binary=:all:
 # What is compiled is kept, whatever the shell says: the tests alone start some hundred processes.
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr ' ' -)
+# What `headrace up` needs. What the tests need has all of it.
+LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum | tr ' ' -)
+LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
 .PHONY: load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
@@ -18,17 +21,16 @@ help:  ## list the targets
 
 venv: $(STAMP)  ## make .venv and install into it
 
-$(STAMP):
+$(STAMP): EXTRA := dev
+$(LOCAL_STAMP): EXTRA := local
+$(STAMP) $(LOCAL_STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Headrace needs Python 3.11 or newer: say which with make PYTHON=python3.11 ..."; exit 1; }
 	@echo "==> making .venv"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "==> installing headrace and what it needs (the first time takes a few minutes: torch is large)"
-	@$(BIN)/$(LOCKED_INSTALL) -r locks/dev.txt
-	@# What is left is torch, which has no lock here: which build fits depends on the machine. setuptools warns that a
-	@# folder of the same name may be imported instead, which is meant.
-	@PYTHONWARNINGS='ignore:Editable installation' $(BIN)/$(INSTALL) --no-build-isolation --editable '.[dev]'
-	@rm -f .venv/.installed-* && touch $@
+	@echo "==> installing headrace and what it needs (the first time takes a minute or more: torch is large)"
+	@$(BIN)/python -m supply_chain.install $(EXTRA)
+	@rm -f .venv/.installed-* .venv/.local-* && touch $@
 
 check: $(STAMP)  ## format, lint, walls, types, locks, links, migrations: seconds
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync check-types check-walls check-migrations check-style check-locks check-links
@@ -66,10 +68,10 @@ full: check  ## what CI leaves out, once a week: every test at full size, three 
 full-tests: $(STAMP)
 	@$(BIN)/pytest --full
 
-demo: $(STAMP)  ## the whole thing in a minute, on this machine, ending by itself
+demo: $(LOCAL)  ## the whole thing in a minute, on this machine, ending by itself
 	@$(BIN)/headrace demo
 
-up: $(STAMP)  ## the local stack, until Ctrl-C
+up: $(LOCAL)  ## the local stack, until Ctrl-C
 	@$(BIN)/headrace up
 
 bench: $(STAMP)  ## throughput of the whole path against the bare engine and transformers
@@ -186,7 +188,7 @@ licences: build/tools/.installed $(STAMP)  ## write docs/licences.md; fails on w
 
 sbom: build/tools/.installed  ## build/sbom/: a CycloneDX bill of materials for each lock file, validated
 	@mkdir -p build/sbom
-	@for name in control worker torch dev; do build/tools/bin/cyclonedx-py requirements locks/$$name.txt \
+	@for name in control worker torch local dev; do build/tools/bin/cyclonedx-py requirements locks/$$name.txt \
 		--pyproject pyproject.toml --output-reproducible --validate -o build/sbom/$$name.json || exit 1; done
 	@ls build/sbom/*.json
 

@@ -1,12 +1,11 @@
 """The lock files: every dependency's exact version, with the hashes of all its files. ``python -m supply_chain.locks``.
 
     control.txt   the image without torch          worker.txt   the worker's image, without torch and its packages
-    dev.txt       what ``make venv`` installs      torch.txt    torch and its libraries for accelerators, for an image
-    tools.txt     programs of ``make lock`` and similar targets, which are not part of the project
+    local.txt     what ``make demo`` installs      torch.txt    torch and its libraries for accelerators, for an image
+    dev.txt       what ``make test`` installs      tools.txt    programs of ``make lock`` and similar targets
 
 They are for every platform: a package for one platform only has a marker. torch has its own file, because the right
-build depends on the machine; ``make venv`` installs the version that the range in pyproject.toml gives. No file names
-an index.
+build depends on the machine: ``supply_chain.install`` lets uv choose it. No file names an index.
 """
 
 import argparse
@@ -27,7 +26,12 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "locks"
 
-EXTRAS = {"control": ("api", "flower", "s3", "otel"), "worker": ("worker", "s3", "otel", "retrieval"), "dev": ("dev",)}
+EXTRAS = {
+    "control": ("api", "flower", "s3", "otel"),
+    "worker": ("worker", "s3", "otel", "retrieval"),
+    "local": ("local",),
+    "dev": ("dev",),
+}
 # A dependency group in pyproject.toml that is not part of the project.
 TOOLS = "tools"
 # Packages that only torch needs, by name.
@@ -137,7 +141,7 @@ def write(uv: Path, *, upgrade: bool) -> None:
     # dev first: it has nearly everything, and the others take its versions.
     dev = _compile(uv, "dev", after=None, upgrade=upgrade)
     _write("dev", [block for block in _blocks(dev) if not _is_torch(block)])
-    for name in ("control", "worker"):
+    for name in ("control", "worker", "local"):
         blocks = _blocks(_compile(uv, name, after=FOLDER / "dev.txt", upgrade=upgrade))
         _write(name, [block for block in blocks if not _is_torch(block)])
         if name == "worker":

@@ -126,6 +126,7 @@ def test_torch_is_locked_apart_with_the_versions_of_dev(tmp_path: Path, monkeypa
         "dev.txt": head + six,
         "control.txt": head + six,
         "worker.txt": head + six,
+        "local.txt": head + six,
         "torch.txt": head + torch,
         "tools.txt": head + six + torch,
     }
@@ -136,6 +137,7 @@ def test_torch_is_locked_apart_with_the_versions_of_dev(tmp_path: Path, monkeypa
         f"{common} pyproject.toml - {extras['dev']} --output-file OUT",
         f"{common} pyproject.toml - {extras['control']} {constraint} --output-file OUT",
         f"{common} pyproject.toml - {extras['worker']} {constraint} --output-file OUT",
+        f"{common} pyproject.toml - {extras['local']} {constraint} --output-file OUT",
         f"{common} --group tools --output-file OUT",
     ]
     uv.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no such package')\n")
