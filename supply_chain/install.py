@@ -35,18 +35,15 @@ _OF_UV = {
 _FOR_CARDS = "triton"
 
 
-def pip_settings(listed: str) -> dict[str, list[str]]:
-    """Return the values by option of what ``pip config list`` prints. The environment's go before those of files."""
-    found: dict[str, list[str]] = {}
+def uv_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which uv asks the indexes that pip asks. A variable of uv that is set stays."""
+    listed = subprocess.run([*_PIP, "config", "list"], env=environment, capture_output=True, text=True, check=True)
+    told: dict[str, list[str]] = {}
+    # Later ones win, as in pip.
     for section in ("global", "install", ":env:"):
-        for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.+)$", listed):
-            found[name] = str(literal_eval(value)).split()
-    return found
-
-
-def uv_environment(told: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of uv, with what pip is ``told`` where no variable of uv says otherwise."""
-    given = {variable: between.join(told[name]) for name, (variable, between) in _OF_UV.items() if told.get(name)}
+        for option, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.+)$", listed.stdout):
+            told[option] = str(literal_eval(value)).split()
+    given = {variable: between.join(told[option]) for option, (variable, between) in _OF_UV.items() if option in told}
     # As pip does: the best of all indexes, not of the first that knows the package.
     return {"UV_INDEX_STRATEGY": "unsafe-best-match"} | given | dict(environment)
 
@@ -76,8 +73,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 def _with_uv(uv: Path, extra: str, editable: Sequence[str], environment: Mapping[str, str]) -> None:
-    listed = subprocess.run([*_PIP, "config", "list"], env=environment, capture_output=True, text=True, check=True)
-    environment = uv_environment(pip_settings(listed.stdout), environment)
+    environment = uv_environment(environment)
     install = [str(uv), "pip", "install", "--quiet", "--python", sys.executable]
     _run([*install, *_LOCKED, f"locks/{extra}.txt"], environment)
     if importlib.util.find_spec("torch") is None:  # else it stays: somebody may have chosen it
@@ -94,7 +90,7 @@ def _with_uv(uv: Path, extra: str, editable: Sequence[str], environment: Mapping
 
 
 def _say(what: str, output: str = "") -> None:
-    """Print a line of progress, with the last line of a program's output."""
+    """Print a line of progress, with the last line of what a program wrote."""
     why = output.strip().rpartition("\n")[2].strip().removeprefix("cause: ")
     sys.stdout.write(f"==> {what} {why}\n")
     sys.stdout.flush()
