@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone: .venv is made and filled on first use, and again when
-# pyproject.toml or locks/dev.txt change. Nothing is installed outside the checkout.
+# pyproject.toml or a lock changes. Nothing is installed outside the checkout.
 
 PYTHON ?= python3
 BIN := .venv/bin
