@@ -32,6 +32,7 @@ from typing import TypeVar
 FEATURES: tuple[str, ...] = (
     "openai",
     "responses",
+    "celery_tasks",
     "templates",
     "anthropic",
     "audit",

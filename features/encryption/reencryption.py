@@ -87,6 +87,7 @@ TARGETS: Final = (
     Target("job_streams", ("job_id",), ("deltas", "logprobs"), _of("jobs", "job_id")),
     Target("job_checkpoints", ("job_id",), ("deltas", "token_ids", "logprobs"), _of("jobs", "job_id")),
     Target("responses", ("job_id",), ("input", "request")),
+    Target("celery_tasks", ("job_id",), ("message",)),
     Target("conversations", ("id",), ("metadata",)),
     Target("conversation_items", ("conversation_id", "id"), ("item",)),
     Target("batches", ("id",), ("metadata", "errors")),

@@ -1,7 +1,7 @@
 """Erasure of a job's contents. Its row stays with its times and counts; the usage ledger and the audit log stay too.
 
     input    payload, fallback, metadata, webhook URL, the items and the request of a response, the dead letter,
-             the file that came with the request
+             the file that came with the request, the message of a Celery task
     output   output, the message of an error, deltas and checkpoints of the stream, webhook deliveries, the reasons of
              approvals
     both     its entry in the response cache
@@ -68,6 +68,9 @@ hidden AS (
     DELETE FROM job_fallbacks USING emptied WHERE job_fallbacks.job_id = emptied.id
 ), sent AS (
     DELETE FROM files USING emptied WHERE files.job_id = emptied.id
+), messages AS (
+    UPDATE celery_tasks SET message = NULL, confirmed_at = COALESCE(confirmed_at, now())
+    FROM emptied WHERE celery_tasks.job_id = emptied.id
 )"""
 
 _WITH_OUTPUT = """
