@@ -95,7 +95,7 @@ class NewCeleryTask(FaceRow):
         """As ``FaceRow.texts``: the message goes back to its sender, and to no model."""
         return [], {}
 
-    def with_texts(self, first: Any, second: Any) -> Self:  # noqa: ARG002 - the method of ``FaceRow``
+    def with_texts(self, first: Any, second: Any) -> Self:
         """As ``FaceRow.with_texts``."""
         return self
 

@@ -21,8 +21,8 @@ from headrace.producer_api.jobs.job_views import JobObject
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.errors import InvalidRequest
-from headrace.store.json_text import dump_json
 from headrace.store.jobs.jobs import Job
+from headrace.store.json_text import dump_json
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.tasks.flow import JobOrFlowRequest
 
@@ -37,7 +37,11 @@ _LOOK_S = 0.25
 # Looking takes longer with many open tasks, so it is done less often then: at most this part of the time.
 _SHARE_LOOKING = 0.1
 
-_JOB = {"task": "generate", "model": "smollm2", "input": {"messages": [{"role": "user", "content": "Hello"}]}}
+_JOB: dict[str, Any] = {
+    "task": "generate",
+    "model": "smollm2",
+    "input": {"messages": [{"role": "user", "content": "Hello"}]},
+}
 
 
 class NewTask(Strict):
@@ -87,7 +91,7 @@ class EndedTasks(BaseModel):
 
 @router.post("/tasks", status_code=202, response_model=CeleryTask, summary="Submit the job of a Celery task")
 async def create_task(runtime: RuntimeOf, principal: JobsWriter, body: NewTask, origin: OriginOf) -> Response:
-    """Store the job and the message of a task together. The id of a task has one job, whatever is sent with it again."""
+    """Store the job and the message of a task together. An id has one job, whatever is sent with it again."""
     found = await run_in_threadpool(celery_tasks.find, runtime.db, principal.tenant_id, body.id)
     if found is not None:
         return await _shown(runtime, principal.tenant_id, found)

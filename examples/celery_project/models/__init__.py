@@ -1,0 +1,1 @@
+"""What the project calls models: its own data."""

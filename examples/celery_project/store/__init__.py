@@ -1,0 +1,1 @@
+"""Where the project stores its rows."""

@@ -1,0 +1,27 @@
+"""The project's own tasks, before and after the model's."""
+
+from typing import Any
+
+from celery import Signature, chain, shared_task
+from models.review import Review
+from store import answers
+
+from headrace.celery import infer
+
+
+@shared_task
+def ask(number: int, text: str) -> str:
+    """Return the question about a review."""
+    return Review(number, text).question
+
+
+@shared_task
+def save(answer: dict[str, Any], number: int) -> None:
+    """Store the model's answer."""
+    answers.save(number, answer["text"])
+
+
+def judged(review: Review, model: str) -> Signature:
+    """Return the chain for one review: a task of the project, the model, a task of the project."""
+    sampling = {"temperature": 0.0, "max_tokens": 16}
+    return chain(ask.s(review.number, review.text), infer.s(model=model, sampling=sampling), save.s(review.number))
