@@ -32,7 +32,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.utils import json as kombu_json
 
-from headrace.client import ApiUnavailable, Client, ClientError, ConnectionLost
+from headrace.client import ApiUnavailable, Client, ClientError, ConnectionLost, ResourceMissing
 from headrace.client.job_data import TERMINAL
 
 log = get_logger(__name__)
@@ -172,6 +172,8 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
 def _confirm(app: Celery, task_id: str) -> None:
     try:
         _api(app).confirm(task_id)
+    except ResourceMissing:
+        return  # it was refused, so it has no job
     except ClientError as error:
         log.warning("the end of %s is not confirmed, so it comes again: %s", task_id, error.message)
 
@@ -389,3 +391,35 @@ def _note_discarded(sender: Any = None, request: Any = None, **_: Any) -> None:
     watcher = _watchers.get(os.getpid())
     if watcher is not None and isinstance(sender, HeadraceTask):
         watcher.discarded.put(request.id)
+
+
+# ---- Headrace's own workers: ``celery -A headrace.celery inspect ping`` ----
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``app`` when Celery's command line looks for it: Headrace's own, at REDIS_URL."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _own_app()
+
+
+@cache
+def _own_app() -> Celery:
+    from headrace.store.errors import SettingsError  # noqa: PLC0415 - an app of a user has no such settings
+    from headrace.store.redis.celery_queue import celery_app  # noqa: PLC0415 - as above
+    from headrace.store.settings import load_settings, require_services  # noqa: PLC0415 - as above
+
+    try:
+        app = celery_app(require_services(load_settings(), only_redis=True))
+    except SettingsError as error:
+        raise SystemExit(error.message) from None
+    signals.celeryd_init.connect(partial(_refuse_worker, app), weak=False)
+    return app
+
+
+def _refuse_worker(own: Celery, instance: Any = None, options: Mapping[str, Any] | None = None, **_: Any) -> None:
+    """A worker of Celery's command line has no model. Say what to type instead."""
+    if instance is not None and instance.app is own:
+        queues = (options or {}).get("queues") or "MODEL"
+        model = queues if isinstance(queues, str) else next(iter(queues))
+        raise SystemExit(f"A worker of Headrace loads a model first. Type instead: headrace worker --model {model}")

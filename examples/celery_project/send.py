@@ -5,6 +5,7 @@ import time
 
 from models.review import Review
 from project import app  # noqa: F401 - the app that the tasks belong to
+
 from store import answers
 from workers.tasks import judged
 

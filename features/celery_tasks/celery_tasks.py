@@ -130,7 +130,7 @@ def get(db: Database, tenant_id: str, task_id: str) -> TaskJob:
     """Return the job of a task. Raises NotFound."""
     found = find(db, tenant_id, task_id)
     if found is None:
-        raise NotFound(f"no job has the Celery task id {task_id}", code="task_not_found")
+        raise NotFound(f"no job has the Celery task id {task_id}")
     return found
 
 

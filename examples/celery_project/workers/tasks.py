@@ -4,9 +4,9 @@ from typing import Any
 
 from celery import Signature, chain, shared_task
 from models.review import Review
-from store import answers
 
 from headrace.celery import infer
+from store import answers
 
 
 @shared_task

@@ -17,6 +17,7 @@ from headrace.store.settings import Settings
 from tests.processes import ROOT, Process, StartProcess, python, wait_for
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
+from tests.workers.conftest import StartWorker
 
 PROJECT = """
 import json
@@ -195,3 +196,20 @@ def test_revoking_cancels_the_job_and_forgetting_deletes_its_contents(
     assert answered.state == "PENDING", "as of any task without a result"
     assert api.get(f"/v1/jobs/{found['id']}").status_code == 410
     assert shop.notes() == []
+
+
+def test_celerys_command_line_shows_headraces_workers_and_starts_none(
+    start_worker: StartWorker, settings: Settings, start_process: StartProcess, tmp_path: Path
+) -> None:
+    start_worker("--name", "seen")
+    environment = {"REDIS_URL": settings.redis_url, "PYTHONPATH": str(ROOT)}
+
+    def celery(*arguments: str) -> str:
+        process = start_process(python("-m", "celery", "-A", "headrace.celery", *arguments), environment, cwd=tmp_path)
+        process.wait_exit()
+        return process.log()
+
+    assert "pong" in celery("inspect", "ping")
+    assert "seen" in celery("status")
+    assert "worker_enable_remote_control" in celery("report")
+    assert "headrace worker --model smollm2" in celery("worker", "-Q", "smollm2")

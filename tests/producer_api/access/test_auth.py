@@ -237,6 +237,11 @@ def _delivery(api: httpx2.Client, _: Database) -> str:
     return str(api.get("/v1/webhook_deliveries", params={"job_id": job_id}).json()["data"][0]["id"])
 
 
+def _celery_task(api: httpx2.Client, _: Database) -> str:
+    body = {"id": "task-1", "message": {}, "job": PROMPT}
+    return str(api.post("/v1/celery/tasks", json=body).raise_for_status().json()["id"])
+
+
 def _stored_chat(api: httpx2.Client, db: Database) -> str:
     """Make a stored chat completion with an answer, without a worker."""
     job_id = submit(api)
@@ -262,6 +267,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/responses/": lambda api, _: _ended_job(
         api, "/v1/responses", {"model": "tiny", "input": "x", "background": True}
     ),
+    "/v1/celery/tasks/": _celery_task,
     "/v1/prompts/": _made("/v1/prompts", {"instructions": "Be brief."}),
     "/v1/pipelines/": _made("/v1/pipelines", {"name": "mine", **PIPELINE}),
     "/v1/files/": lambda api, _: _file(api),
