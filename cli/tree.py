@@ -86,7 +86,6 @@ TREE = {
         "Tenants: list, create, rename, disable, enable.", "headrace.cli.operator.access:tenants_app", panel=_TENANTS
     ),
     "keys": Node("API keys: list, create, rotate, revoke.", "headrace.cli.operator.access:keys", panel=_TENANTS),
-    "retention": Node("Retention of contents: show, set, purge.", "headrace.cli.operator.privacy:app", panel=_TENANTS),
     "migrate": Node("The database's schema: upgrade, roles, history, check.", parts=_MIGRATE, panel=_OPERATING),
     "api": Node("Run only the API.", "headrace.cli.operator.processes:api", panel=_PROCESSES),
     "worker": Node("Run one worker.", "headrace.cli.operator.processes:worker", panel=_PROCESSES),

@@ -20,6 +20,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     parent_work  ``workers.runs.parent_work``: what a worker does for such a job
     end_events   ``store.jobs.end_events``: the webhook event of the end of its jobs, if a face has one of its own
     questions    ``features.flows.retrieval_steps``: what flows need of vector stores
+    erasure      ``store.jobs.erasure``: how its own contents are erased
     errors       ``producer_api.server.error_form``: the form of errors on routes of a face
     dispatcher   ``workers.dispatcher.dispatcher_part``: duties, probes, what runs while a dispatcher leads
     verbs        ``cli.groups``: commands

@@ -32,6 +32,7 @@ HELD = {
     "policy",
     "response_cache",
     "responses",
+    "retention",
     "retrieval",
     "rollouts",
     "templates",

@@ -1,3 +1,3 @@
-"""Commands of the operator, which use the database: tenants, keys, limits, audit, encryption, privacy, processes.
+"""Commands of the operator, which use the database: tenants, keys, limits, audit, encryption, processes.
 
 Commands of a caller are ``cli.client``."""

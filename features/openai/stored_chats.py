@@ -12,9 +12,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Gone, NotFound
+from headrace.store.jobs.erasure import check_not_needed, erase, lock_job
 from headrace.store.jobs.job_rows import Job, job_of, select_jobs
 from headrace.store.json_text import dump_json
-from headrace.store.retention.erasure import check_batch, erase, lock_job
 from headrace.store.schema import tables
 from headrace.store.seal import SealContext
 
@@ -138,6 +138,6 @@ def delete(db: Database, tenant_id: str, chat_id: str, *, actor: str, request_id
         row = lock_job(connection, tenant_id, job_id)
         if row is None or connection.execute(_UNLIST, values).first() is None:
             raise not_found(chat_id)
-        check_batch(job_id, row.batch_id)
+        check_not_needed(job_id, row.needed_by)
         erase(connection, [job_id])
         record(connection, tenant_id, actor, "chat.deleted", chat_id, {}, request_id)

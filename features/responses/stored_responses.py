@@ -11,12 +11,13 @@ from typing import Any, Self
 import orjson
 from sqlalchemy import text
 
+from headrace.features.responses.erasure import erase_unneeded_responses
 from headrace.features.responses.new_response import NewResponse
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs.erasure import erase
 from headrace.store.jobs.responses import JOB_PREFIX, PREFIX, response_id
-from headrace.store.retention.erasure import erase, erase_unneeded_responses
 from headrace.store.seal import SealContext
 
 # Read a visible response.

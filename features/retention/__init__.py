@@ -1,1 +1,1 @@
-"""Retention: the dispatcher erases contents at the end of their time, which each tenant may shorten."""
+"""Retention: contents are erased at the end of their time, which each tenant may shorten, or purged by the operator."""

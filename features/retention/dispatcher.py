@@ -8,10 +8,10 @@ from functools import partial
 
 import structlog
 
+from headrace.features.retention import retention
+from headrace.features.retention.retention import ErasureCounts
 from headrace.store.errors import Unavailable
 from headrace.store.keeper import run_parts
-from headrace.store.retention import retention
-from headrace.store.retention.retention import ErasureCounts
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart, DispatcherWork
 from headrace.workers.dispatcher.row_duties import ROWS, deleting
 
@@ -36,9 +36,8 @@ class _RetentionWork(DispatcherWork):
 
     def _erase(self, sweep: Callable[[], ErasureCounts]) -> bool:
         swept = sweep()
-        counts = swept.counts()
-        if any(counts.values()):
-            log.info("dispatcher.forgotten", **counts)
+        if any(swept.counts.values()):
+            log.info("dispatcher.forgotten", **swept.counts)
             try:
                 self._context.forget_streams(swept.job_ids)
             except Unavailable:

@@ -8,14 +8,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from headrace.features.retention import retention
+from headrace.features.retention.retention import DAY_S, LONGEST_S, LayeredRetention, Retention
 from headrace.producer_api.access.auth import Admin, JobsReader
 from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.payloads.strict_model import Body
-from headrace.store.retention import retention
-from headrace.store.retention.retention import DAY_S, LONGEST_S, LayeredRetention, Retention
 from headrace.store.tenants.api_keys import Principal
 from headrace.store.tenants.tenant_limits import SetBy
 

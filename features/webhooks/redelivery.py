@@ -2,7 +2,7 @@
 
 Missed events are found in jobs, batches, rollouts and versions, not only in the outbox: no delivery is written for an
 endpoint that is disabled or does not exist yet. So events can be recovered as long as their jobs are stored. Events
-older than the retention of deliveries (``store.retention.retention``) are left out, because their delivery cannot be
+older than the retention of deliveries (``features.retention.retention``) are left out, because their delivery cannot be
 checked.
 """
 

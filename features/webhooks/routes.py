@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.retention import retention
 from headrace.features.webhooks import delivery_log, redelivery
 from headrace.features.webhooks import endpoints as webhook_endpoints
 from headrace.features.webhooks import secrets as webhook_secrets
@@ -35,7 +36,6 @@ from headrace.producer_api.http.views import Deleted, JsonResponse
 from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.store.calls.addresses import check_url
 from headrace.store.errors import InvalidRequest
-from headrace.store.retention import retention
 from headrace.store.schema.event_types import EVENT_TYPES, TEST
 from headrace.store.tenants.api_keys import Principal
 

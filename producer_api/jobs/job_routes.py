@@ -25,13 +25,12 @@ from headrace.producer_api.streaming.job_events import wait_until_ended
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
-from headrace.store.jobs import jobs
+from headrace.store.jobs import erasure, jobs
 from headrace.store.jobs.answered_calls import CALL_TASK
 from headrace.store.jobs.jobs import Job
 from headrace.store.jobs.parent_part import parent_part
 from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.payloads.tool_approval import Approval
-from headrace.store.retention import erasure
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.streams import stream_log

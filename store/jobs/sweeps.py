@@ -116,7 +116,7 @@ FROM refused WHERE jobs.id = refused.id AND jobs.state = 'queued'
 RETURNING jobs.id
 """)
 
-# Delete old jobs that ``store.retention.erasure`` has emptied (each tenant has its own retention of contents), unless a
+# Delete old jobs that ``store.jobs.erasure`` has emptied (each tenant has its own retention of contents), unless a
 # later response needs the items of this one. Those are told by their size, for which Postgres does not read them: `[]`
 # has at most 8 bytes.
 _PURGE_JOBS = text("""
@@ -141,7 +141,7 @@ WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = o
 """)
 
 # Delete old batches, with their idempotency keys. Their lines and contents were deleted before
-# (``store.retention.retention``).
+# (``features.retention.retention``).
 _PURGE_BATCHES = text("""
 WITH old AS (
     SELECT id FROM batches

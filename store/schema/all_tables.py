@@ -9,7 +9,6 @@ from headrace.store.schema import (  # noqa: F401 - importing them adds their ta
     model_tables,
     prompt_tables,
     queue_tables,
-    retention_tables,
     usage_tables,
 )
 from headrace.store.schema.tables import metadata as metadata

@@ -139,7 +139,7 @@ jobs = Table(
     Column("output", JSONB),
     Column("error", JSONB),
     Column("usage", JSONB),
-    # When its contents were purged: see ``store.retention.erasure``.
+    # When its contents were purged: see ``store.jobs.erasure``.
     timestamp("input_purged_at"),
     timestamp("output_purged_at"),
     # Purge its contents as soon as it has ended: its owner has deleted it, or asked not to store it.

@@ -19,22 +19,22 @@ from headrace.features.files import files, uploads
 from headrace.features.files.blob_storage import open_blobs
 from headrace.features.files.files import Purpose
 from headrace.features.responses import conversations
+from headrace.features.retention.purge import Scope, count
+from headrace.features.retention.retention import (
+    Retention,
+    sweep,
+)
 from headrace.features.retrieval import vector_stores
 from headrace.features.retrieval.vector_stores import StoreModel
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, NotFound
+from headrace.store.jobs import erasure
 from headrace.store.jobs.sweeps import purge
 from headrace.store.registry.prompt_templates import create as create_prompt
-from headrace.store.retention import erasure
-from headrace.store.retention.purge import Scope, count
-from headrace.store.retention.retention import (
-    Retention,
-    sweep,
-)
 from headrace.store.schema.batch_states import BatchStatus
 from headrace.store.settings import Settings
+from tests.features.retention.test_retention import ASKED, CONTENTS, age, end, purge_all
 from tests.store.making import MakeJob, Query
-from tests.store.retention.test_retention import ASKED, CONTENTS, age, end, purge_all
 
 
 class TestFilesAndBatches:
@@ -55,7 +55,12 @@ class TestFilesAndBatches:
         query("UPDATE files SET created_at = created_at - interval '200 s'")
         age(query, 200)
         first = sweep(db, tenant, Retention(0, 0, files_s=100), 10)
-        assert (first.num_files, first.num_inputs, first.num_outputs, first.num_batch_rows) == (1, 0, 0, 0)
+        assert (
+            first.counts["num_files"],
+            first.counts["num_inputs"],
+            first.counts["num_outputs"],
+            first.counts["num_batch_rows"],
+        ) == (1, 0, 0, 0)
         assert contents_of(db, query) == [ASKED] * 4, "the batch still reads its lines"
         with pytest.raises(Conflict, match="line of batch_"):
             erasure.purge_job(db, tenant, job.id, actor="tests")
@@ -66,7 +71,7 @@ class TestFilesAndBatches:
         assert end_batch(db, count_ended_lines(db, tenant, batch.id).batch, BatchStatus.COMPLETED, ResultFiles())
         query("UPDATE batches SET completed_at = completed_at - interval '200 s'")
         swept = [sweep(db, tenant, Retention(100, 100), 2) for _ in range(3)]
-        assert [one.num_batch_rows for one in swept] == [2, 2, 0]
+        assert [one.counts["num_batch_rows"] for one in swept] == [2, 2, 0]
         assert contents_of(db, query) == []
         kept = get_batch(db, tenant, batch.id)
         assert (kept.status, kept.num_total, kept.metadata) == (BatchStatus.COMPLETED, 3, None)
@@ -85,9 +90,9 @@ class TestFilesAndBatches:
         file = files.create(db, tenant, draft, filename="a", purpose=Purpose.BATCH, most_bytes=100)
         new = NewBatch("/v1/completions", "24h", 3600, {"a": ASKED}, None, ASKED, "key", "key_1", None)
         batch = create_batch(db, tenant, new, file)
-        assert sweep(db, tenant, Retention(0, 0), 10).num_batch_rows == 0
+        assert sweep(db, tenant, Retention(0, 0), 10).counts["num_batch_rows"] == 0
         query(f"UPDATE batches SET status = '{ended}', {ended}_at = now() - interval '200 s'")
-        assert sweep(db, tenant, Retention(100, 100), 10).num_batch_rows == 1
+        assert sweep(db, tenant, Retention(100, 100), 10).counts["num_batch_rows"] == 1
         assert get_batch(db, tenant, batch.id).metadata is None
         assert [purge(db, ttl_s, 300, 10) for ttl_s in (300, 100)] == [0, 1]
 

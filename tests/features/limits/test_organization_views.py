@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from headrace.features.limits import usage_views
 from headrace.features.limits.limit_routes import LimitValues
 from headrace.features.limits.usage_routes import UsageQuery, Width
+from headrace.features.retention.retention import LONGEST_S
 from headrace.features.retention.retention_routes import RetentionValues
 from headrace.producer_api.organization.key_views import (
     KeyPatch,
@@ -21,7 +22,6 @@ from headrace.producer_api.organization.key_views import (
     rotated_key_object,
 )
 from headrace.store.errors import InvalidRequest
-from headrace.store.retention.retention import LONGEST_S
 from headrace.store.tenants.api_key_admin import ApiKey, IssuedKey, Unchanged
 from headrace.store.tenants.api_keys import Rights
 from headrace.store.tenants.usage import Dimension, TimeBuckets, UsageGroup

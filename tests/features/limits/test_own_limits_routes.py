@@ -7,9 +7,9 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from headrace.features.retention.retention import Retention, set_retention
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.retention.retention import Retention, set_retention
 from headrace.store.tenants import api_keys
 from headrace.store.tenants.tenant_limits import Limits, SetBy, set_limits
 from tests.producer_api.calling import error_of, submit

@@ -10,10 +10,10 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from headrace.features.openai.stored_chats import job_id_of
+from headrace.features.retention.retention import Retention, sweep, sweep_marked
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.registry.models import register_version
-from headrace.store.retention.retention import Retention, sweep, sweep_marked
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key
 from tests.producer_api.calling import CHAT, error_of, submit

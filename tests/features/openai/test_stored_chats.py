@@ -8,12 +8,12 @@ from headrace.features.openai import stored_chats
 from headrace.features.openai.stored_chats import ChatFilter
 from headrace.store.db.database import Database
 from headrace.store.errors import Gone, NotFound
-from headrace.store.retention.erasure import erase_outputs
+from headrace.store.jobs.erasure import erase_outputs
 from headrace.store.schema.job_states import JobState
+from tests.features.retention.test_erasure import audited
 from tests.sealing import TurnedSeal
 from tests.store.jobs.test_job_reads import end
 from tests.store.making import AcceptOne, Query
-from tests.store.retention.test_erasure import audited
 
 
 class TestStoredChats:

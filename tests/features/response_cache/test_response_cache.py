@@ -9,9 +9,9 @@ import pytest
 
 from headrace.features.policy import policies
 from headrace.features.response_cache import sharers
+from headrace.features.retention.purge import Scope, purge_step
 from headrace.store.db.database import Database
 from headrace.store.registry.models import ModelVersion
-from headrace.store.retention.purge import Scope, purge_step
 from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.producer_api.calling import num_jobs, parse, state_of, streaming

@@ -13,11 +13,11 @@ from headrace.features.response_cache import sharers
 from headrace.features.response_cache.entries import CacheLookup
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, claim, finish
+from headrace.store.jobs.erasure import erase
 from headrace.store.jobs.jobs import Accepted, Idempotency, Job, accept, get, request_cancel, stored_deltas, timeline
 from headrace.store.jobs.sweeps import sweep_leases
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
-from headrace.store.retention.erasure import erase
 from headrace.store.scheduling.dispatch_queries import take_waiting, waiting_queues
 from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.tenants.usage import Price, set_price

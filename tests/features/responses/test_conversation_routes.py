@@ -12,9 +12,9 @@ from sqlalchemy import text
 
 from headrace.features.responses import conversations
 from headrace.features.responses.stored_responses import job_id_of
+from headrace.features.retention.retention import Retention, sweep
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.retention.retention import Retention, sweep
 from headrace.store.settings import Settings
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
@@ -194,14 +194,14 @@ def test_what_is_deleted_is_gone_from_the_conversation_and_what_expires_is_not(
         connection.execute(text("UPDATE jobs SET completed_at = now() - interval '1 day' WHERE state = 'succeeded'"))
         connection.execute(text("UPDATE conversations SET used_at = now() - interval '1 hour'"))
     kept = Retention(inputs_s=86_000, outputs_s=1800)
-    assert sweep(db, tenant, kept, 100).num_conversations == 0, "a response will add to it"
+    assert sweep(db, tenant, kept, 100).counts["num_conversations"] == 0, "a response will add to it"
     assert api.get(f"/v1/responses/{expired}").status_code == 410
     assert texts(openai, talk) == [hello, three, answer], "copies outlive their response"
     api.delete(f"/v1/responses/{pending}").raise_for_status()
     with db.begin() as connection:
         connection.execute(text("UPDATE jobs SET completed_at = now() - interval '1 day'"))
         connection.execute(text("UPDATE conversations SET used_at = now() - interval '1 hour'"))
-    assert sweep(db, tenant, kept, 100).num_conversations == 1
+    assert sweep(db, tenant, kept, 100).counts["num_conversations"] == 1
     assert api.get(f"/v1/conversations/{talk}").status_code == 404
 
 

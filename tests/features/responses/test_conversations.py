@@ -10,9 +10,8 @@ from sqlalchemy import text
 from headrace.features.responses import stored_responses
 from headrace.features.responses.stored_responses import job_id_of
 from headrace.store.db.database import Database
-from headrace.store.jobs import sweeps
+from headrace.store.jobs import erasure, sweeps
 from headrace.store.json_text import dump_json
-from headrace.store.retention import erasure
 from tests.producer_api.calling import error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.stored import everything_stored

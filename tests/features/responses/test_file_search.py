@@ -10,8 +10,8 @@ from sqlalchemy import text
 
 from headrace.features.policy import policies
 from headrace.store.db.database import Database
+from headrace.store.jobs import erasure
 from headrace.store.payloads.job_payload import EVERY_MODEL
-from headrace.store.retention import erasure
 from headrace.store.tenants.api_keys import create_tenant
 from tests.cases import some_of
 from tests.features.retrieval.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store

@@ -10,13 +10,13 @@ from headrace.features.responses.new_response import NewResponse
 from headrace.features.responses.stored_responses import StoredResponse
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.jobs import erasure
 from headrace.store.jobs.responses import response_id
-from headrace.store.retention import erasure
+from tests.features.retention.test_erasure import audited
 from tests.refusals import Naming
 from tests.sealing import TurnedSeal
 from tests.store.jobs.test_job_reads import end
 from tests.store.making import AcceptOne, Query
-from tests.store.retention.test_erasure import audited
 
 
 class TestResponses:

@@ -1,24 +1,31 @@
 """The duties of retention, over a store whose answers are given."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from headrace.features.retention import retention
 from headrace.features.retention.dispatcher import PART
+from headrace.features.retention.retention import ErasureCounts
 from headrace.store.errors import Unavailable
 from headrace.store.keeper import DutyGroup
-from headrace.store.retention import retention
-from headrace.store.retention.retention import ErasureCounts
 from headrace.store.settings import Settings
 from tests.stand_ins import stand_in
 
 
 def test_each_tenant_gets_its_turn_and_one_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     swept: list[tuple[str, str]] = []
-    answers: dict[str, Any] = {"ten_1": Unavailable("a row is locked"), "ten_2": ErasureCounts(2, job_ids=("job_1",))}
-    answers["ten_2"], answers["ten_3"] = ErasureCounts(2, job_ids=("job_1",), more=True), ErasureCounts()
+    answers: dict[str, Any] = {
+        "ten_1": Unavailable("a row is locked"),
+        "ten_2": ErasureCounts(Counter(num_inputs=2), job_ids=("job_1",)),
+    }
+    answers["ten_2"], answers["ten_3"] = (
+        ErasureCounts(Counter(num_inputs=2), job_ids=("job_1",), more=True),
+        ErasureCounts(),
+    )
 
     def sweep(_db: object, tenant_id: str, effective: str, _limit: int) -> ErasureCounts:
         swept.append((tenant_id, effective))

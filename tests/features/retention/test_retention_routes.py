@@ -1,7 +1,7 @@
 """How long an organization keeps contents: its own times beside the operator's, in days."""
 
+from headrace.features.retention.retention import Retention, set_retention
 from headrace.store.db.database import Database
-from headrace.store.retention.retention import Retention, set_retention
 from headrace.store.tenants import api_keys
 from headrace.store.tenants.tenant_limits import SetBy
 from tests.producer_api.calling import error_of

@@ -5,9 +5,9 @@ from contextlib import closing
 from headrace.features.flows.store.approvals import list_approvals
 from headrace.features.webhooks import endpoints
 from headrace.store.db.database import Database
+from headrace.store.jobs.erasure import purge_job
 from headrace.store.jobs.jobs import NewJob, accept
 from headrace.store.payloads.tool_approval import ApprovalState
-from headrace.store.retention.erasure import purge_job
 from headrace.store.settings import Settings
 from tests.features.flows.store.test_approvals import ACTOR, ONE, answer, parked
 from tests.features.flows.store.test_flows import Flow

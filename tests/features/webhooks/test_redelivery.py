@@ -14,8 +14,8 @@ from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.ids import new_id
+from headrace.store.jobs.erasure import erase_inputs
 from headrace.store.jobs.jobs import request_cancel
-from headrace.store.retention.erasure import erase_inputs
 from tests.store.making import AcceptOne, Query
 
 URL = "https://example.com/hook"

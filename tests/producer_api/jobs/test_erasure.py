@@ -6,9 +6,9 @@ from sqlalchemy import text
 
 from headrace.features.files.blob_storage import open_blobs
 from headrace.features.files.files import remove_unreferenced
+from headrace.features.retention.retention import Retention, set_retention
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
-from headrace.store.retention.retention import Retention, set_retention
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import stream_key
 from headrace.store.tenants import api_keys

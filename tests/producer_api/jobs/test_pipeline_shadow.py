@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from headrace.features.policy import policies
+from headrace.features.retention.retention import sweep_marked
 from headrace.features.rollouts.metrics import RolloutMetrics
 from headrace.features.rollouts.rollout_keeper import RolloutKeeper
 from headrace.store.db.database import Database
@@ -18,7 +19,6 @@ from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.prompt_templates import Kind
-from headrace.store.retention.retention import sweep_marked
 from headrace.store.settings import Settings
 from headrace.store.tenants.api_keys import create_tenant
 from tests.processes import wait_for

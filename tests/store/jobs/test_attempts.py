@@ -32,6 +32,7 @@ from headrace.store.jobs.claims import (
     still_open,
     still_running,
 )
+from headrace.store.jobs.erasure import erase
 from headrace.store.jobs.jobs import Accepted, accept, get, request_cancel, timeline
 from headrace.store.jobs.parent_part import parent_part
 from headrace.store.jobs.sweeps import LostAttempt, SweepResult, expire_overdue, fail_rejected, purge, sweep_leases
@@ -39,7 +40,6 @@ from headrace.store.payloads.job_payload import CLASS_RANKS, ServiceClass
 from headrace.store.registry.models import register_version
 from headrace.store.registry.verification import Verification
 from headrace.store.registry.verification_report import VerificationReport
-from headrace.store.retention.erasure import erase
 from headrace.store.schema.job_states import CacheResult, JobState
 from headrace.store.streams.checkpoints import Checkpoint
 from tests.processes import wait_for

@@ -12,6 +12,7 @@ from headrace.store.errors import CannotOpen, Conflict, Gone, HeadraceError, Not
 from headrace.store.jobs.acceptance import Fallback, is_known
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.dead_letters import get_dead_letter, list_dead_letters, note_replay
+from headrace.store.jobs.erasure import erase
 from headrace.store.jobs.flow_turns import TurnStep, number_of, read_steps
 from headrace.store.jobs.flow_values import read_outputs
 from headrace.store.jobs.jobs import (
@@ -33,7 +34,6 @@ from headrace.store.jobs.jobs import (
 )
 from headrace.store.jobs.sweeps import purge
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.retention.erasure import erase
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import LogprobRow
 from tests.refusals import Naming

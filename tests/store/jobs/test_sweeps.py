@@ -9,13 +9,13 @@ from headrace.store.db.database import Database
 from headrace.store.db.leader_election import lead
 from headrace.store.errors import Unavailable
 from headrace.store.jobs.claims import Finish, Release, claim, finish, release, renew
+from headrace.store.jobs.erasure import purge_job
 from headrace.store.jobs.jobs import Idempotency, get, request_cancel, timeline
 from headrace.store.jobs.sweeps import SweepResult, expire_overdue, fail_rejected, leader_lock, purge, sweep_leases
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import register_version
 from headrace.store.registry.verification import Verification
 from headrace.store.registry.verification_report import VerificationReport
-from headrace.store.retention.erasure import purge_job
 from headrace.store.scheduling.dispatch_queries import take_waiting
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings

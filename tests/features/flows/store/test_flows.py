@@ -18,6 +18,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import Conflict
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release
 from headrace.store.jobs.dead_letters import list_dead_letters
+from headrace.store.jobs.erasure import purge_job
 from headrace.store.jobs.jobs import (
     Accepted,
     Idempotency,
@@ -33,7 +34,6 @@ from headrace.store.jobs.jobs import (
 from headrace.store.jobs.sweeps import expire_overdue, sweep_leases
 from headrace.store.payloads.job_payload import ServiceClass
 from headrace.store.registry.models import register_version
-from headrace.store.retention.erasure import purge_job
 from headrace.store.scheduling.dispatch_queries import waiting_queues
 from headrace.store.schema.job_states import UNSERVED_QUEUE, JobState
 from headrace.store.settings import Settings

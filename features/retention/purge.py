@@ -1,24 +1,22 @@
 """Purge of all contents of a tenant, or of one of its users, by the operator: counted first, then in bounded steps.
 
-For a user: the contents of the jobs with that ``user``. For a tenant also files, uploads, batches, prompt
-templates, conversations and vector stores. Jobs and batches that have not ended are counted, not purged. Keys,
-policies, endpoints, usage and audit log stay.
+For a user: the contents of the jobs with that ``user``. For a tenant also the rows with contents that are no job's,
+such as files and batches: each feature names its own (``store.jobs.erasure``). Jobs and batches that have not ended
+are counted, not purged. Keys, policies, endpoints, usage and audit log stay.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import cache
+from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.digests import Digests
-from headrace.store.retention.erasure import NOT_IN_LIVE_BATCH, erase
-from headrace.store.retention.retention import erase_batches
-
-KINDS: Final = ("jobs", "files", "uploads", "batches", "prompts", "conversations", "vector_stores")
+from headrace.store.jobs.erasure import PurgedRows, erase, erasure_parts, not_needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,53 +50,59 @@ class PurgeStep:
 
 _BEFORE = "(CAST(:before AS timestamptz) IS NULL OR created_at < :before)"
 _OF_USER = "(CAST(:user_id AS varchar) IS NULL OR user_id = :user_id)"
-_OF_ALL = "CAST(:user_id AS varchar) IS NULL"
 _LEFT = "(input_purged_at IS NULL OR output_purged_at IS NULL)"
-_OVER = "status IN ('failed', 'completed', 'expired', 'cancelled')"
 
-# Number of rows to purge of each kind, and of jobs that have not ended.
-_COUNT = text(f"""
+
+@cache
+def _purges() -> dict[str, PurgedRows]:
+    return {rows.table: rows for part in erasure_parts() for rows in part.purges}
+
+
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of rows that are purged, in this order."""
+    return ("jobs", *_purges())
+
+
+@cache
+def _count() -> TextClause:
+    """Return the number of rows to purge of each kind, and of jobs that have not ended."""
+    own = [
+        f"""(SELECT count(*) FROM {rows.table}
+        WHERE tenant_id = :tenant_id AND {_BEFORE} AND CAST(:user_id AS varchar) IS NULL AND {rows.condition}
+    ) AS {rows.table}"""
+        for rows in _purges().values()
+    ]
+    return text(f"""
 SELECT
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND parent_id IS NULL
-            AND {_LEFT} AND {NOT_IN_LIVE_BATCH}) AS jobs,
-    (SELECT count(*) FROM files WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS files,
-    (SELECT count(*) FROM uploads WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS uploads,
-    (SELECT count(*) FROM batches
-        WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL} AND purged_at IS NULL AND {_OVER}) AS batches,
-    (SELECT count(*) FROM prompts WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS prompts,
-    (SELECT count(*) FROM conversations
-        WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS conversations,
-    (SELECT count(*) FROM vector_stores WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_OF_ALL}) AS vector_stores,
+            AND {_LEFT} AND {not_needed(output=False)}) AS jobs,
+    {"".join(f"{one}, " for one in own)}
     (SELECT count(*) FROM jobs
         WHERE tenant_id = :tenant_id AND {_OF_USER} AND {_BEFORE} AND parent_id IS NULL
-            AND (completed_at IS NULL OR NOT {NOT_IN_LIVE_BATCH})) AS live
+            AND (completed_at IS NULL OR NOT ({not_needed(output=False)}))) AS live
 """)
 
 
-# Jobs to purge, in the order of their ids, so that no step reads the rows of earlier steps again.
-_JOBS = text(f"""
+@cache
+def _jobs() -> TextClause:
+    """Return jobs to purge, in the order of their ids, so that no step reads the rows of earlier steps again."""
+    return text(f"""
 SELECT id FROM jobs
 WHERE tenant_id = :tenant_id AND id > :after AND {_OF_USER} AND {_BEFORE} AND completed_at IS NOT NULL AND {_LEFT}
-    AND parent_id IS NULL AND {NOT_IN_LIVE_BATCH}
+    AND parent_id IS NULL AND {not_needed(output=False)}
 ORDER BY id LIMIT :limit FOR NO KEY UPDATE
 """)
 
-# The next batch to purge.
-_BATCHES = text(f"""
-SELECT id FROM batches
-WHERE tenant_id = :tenant_id AND {_BEFORE} AND purged_at IS NULL AND {_OVER}
-ORDER BY id LIMIT 1 FOR NO KEY UPDATE
-""")
 
-# Deletes rows of a table, with all that refers to them.
-_DELETES = {
-    kind: text(f"""
-DELETE FROM {kind} WHERE id = ANY (ARRAY(
-    SELECT id FROM {kind} WHERE tenant_id = :tenant_id AND {_BEFORE} ORDER BY id LIMIT :limit FOR UPDATE))
+@cache
+def _deletes(table: str) -> TextClause:
+    """Delete rows of a table, with all that refers to them."""
+    return text(f"""
+DELETE FROM {table} WHERE id = ANY (ARRAY(
+    SELECT id FROM {table} WHERE tenant_id = :tenant_id AND {_BEFORE} AND {_purges()[table].condition}
+    ORDER BY id LIMIT :limit FOR UPDATE))
 """)
-    for kind in ("files", "uploads", "prompts", "conversations", "vector_stores")
-}
 
 
 def count(db: Database, scope: Scope) -> dict[str, int]:
@@ -107,7 +111,7 @@ def count(db: Database, scope: Scope) -> dict[str, int]:
         connection.execute(
             text("SET LOCAL statement_timeout = '10min'")
         )  # it only reads, so it blocks no other transaction
-        return dict(connection.execute(_COUNT, asdict(scope)).mappings().one())
+        return dict(connection.execute(_count(), asdict(scope)).mappings().one())
 
 
 def purge_step(db: Database, kind: str, scope: Scope, *, after: str = "", limit: int) -> PurgeStep:
@@ -116,18 +120,16 @@ def purge_step(db: Database, kind: str, scope: Scope, *, after: str = "", limit:
     if kind != "jobs" and scope.user_id is not None:
         return PurgeStep(0, None)
     with db.begin(tenant_id=scope.tenant_id) as connection:
-        match kind:
-            case "jobs":
-                ids = list(connection.execute(_JOBS, values).scalars())
-                erase(connection, ids)
-                return PurgeStep(len(ids), ids[-1] if ids else None, tuple(ids))
-            case "batches":
-                ids = list(connection.execute(_BATCHES, values).scalars())
-                num_rows = erase_batches(connection, ids, limit)
-                return PurgeStep(int(bool(ids) and num_rows < limit), "" if ids else None)
-            case _:
-                num = connection.execute(_DELETES[kind], values).rowcount
-    return PurgeStep(num, "" if num == limit else None)
+        if kind == "jobs":
+            ids = list(connection.execute(_jobs(), values).scalars())
+            erase(connection, ids)
+            return PurgeStep(len(ids), ids[-1] if ids else None, tuple(ids))
+        if (erase_rows := _purges()[kind].erase) is not None:
+            num, more = erase_rows(connection, values)
+        else:
+            num = connection.execute(_deletes(kind), values).rowcount
+            more = num == limit
+    return PurgeStep(num, "" if more else None)
 
 
 def record_purge(

@@ -15,14 +15,14 @@ from headrace.cli.groups import noun
 from headrace.cli.operator.admin import database, located
 from headrace.cli.render import JsonOption, err
 from headrace.cli.render import show as show_found
+from headrace.features.retention import purge as purges
+from headrace.features.retention import retention
+from headrace.features.retention.purge import Scope, kinds
+from headrace.features.retention.retention import DAY_S, NAMES, Retention
 from headrace.store.db.database import Database
 from headrace.store.digests import open_digests
 from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.redis.connection import connect
-from headrace.store.retention import purge as purges
-from headrace.store.retention import retention
-from headrace.store.retention.purge import KINDS, Scope
-from headrace.store.retention.retention import DAY_S, NAMES, Retention
 from headrace.store.settings import load_settings
 from headrace.store.streams import stream_log
 from headrace.store.tenants.api_keys import DEFAULT_TENANT, find_tenant
@@ -91,15 +91,15 @@ def purge(
     told = f"purged {_counts(done)}" if yes else f"would purge {_counts(found)}: repeat with --yes"
     if found["live"]:
         told += f"\n{found['live']} jobs, or their batches, have not ended: cancel them, and purge again"
-    data = {"done": yes, **{kind: done[kind] for kind in KINDS}, "live": found["live"]}
+    data = {"done": yes, **{kind: done[kind] for kind in kinds()}, "live": found["live"]}
     show_found(data, told, as_json=as_json)
 
 
 def _purge(db: Database, scope: Scope, found: dict[str, int]) -> dict[str, int]:
-    done = dict.fromkeys(KINDS, 0)
+    done = dict.fromkeys(kinds(), 0)
     columns = (TextColumn("forgetting {task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
-        for kind in KINDS:
+        for kind in kinds():
             bar = progress.add_task(kind, total=found[kind])
             after: str | None = ""
             while after is not None:
@@ -122,7 +122,7 @@ def _forget_streams(job_ids: tuple[str, ...]) -> None:
 
 
 def _counts(found: dict[str, int]) -> str:
-    return ", ".join(f"{found[kind]} {kind}" for kind in KINDS)
+    return ", ".join(f"{found[kind]} {kind}" for kind in kinds())
 
 
 def _seconds(name: str, given: str) -> int | None:

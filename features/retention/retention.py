@@ -2,18 +2,20 @@
 
     effective = the shorter of (the operator's value, or else the default) and (the tenant's own value)
 
-    inputs, outputs   of a job, counted from its end                    (see ``store.retention.erasure``)
+    inputs, outputs   of a job, counted from its end                    (see ``store.jobs.erasure``)
     deliveries        of webhooks that are not pending, counted from the event
     files             counted from their creation; None: until they are deleted
 
-A conversation is kept for the shorter of inputs and outputs, counted from its last use.
+Other rows with contents, such as conversations, their features erase by these times (``store.jobs.erasure``).
 
 ``sweep`` erases expired contents of one tenant, a bounded number of rows in each transaction, so that no lock is held
 for long. Rows that are locked by another transaction are left for the next sweep.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, text
@@ -21,14 +23,14 @@ from sqlalchemy import Connection, TextClause, text
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.retention.erasure import (
+from headrace.store.jobs.erasure import (
     MIN_RETENTION_S,
-    NO_PENDING_DELIVERY,
-    NOT_IN_LIVE_BATCH,
     erase,
     erase_both,
     erase_inputs,
     erase_outputs,
+    erasure_parts,
+    not_needed,
 )
 from headrace.store.settings import Settings
 from headrace.store.tenants.tenant_limits import SetBy
@@ -68,7 +70,7 @@ class Retention:
         return Retention(**{**default.given(), **self.given()})
 
 
-NAMES: Final = tuple(field.name for field in fields(Retention))
+NAMES: Final = tuple(one.name for one in fields(Retention))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,82 +114,29 @@ ON CONFLICT (tenant_id, set_by) DO UPDATE SET
     files_s = EXCLUDED.files_s, updated_at = now()
 """)
 
-# Jobs of a tenant with expired inputs or outputs. Their steps are erased with them.
-_DUE = """
-SELECT id FROM jobs
-WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND parent_id IS NULL AND {kept}
-    AND completed_at < now() - make_interval(secs => :ttl_s) AND {condition}
-ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
-"""
-
 _INPUT_KEPT, _OUTPUT_KEPT = "input_purged_at IS NULL", "output_purged_at IS NULL"
 
-# Deletes expired webhook deliveries that are not pending.
-_DUE_DELIVERIES = text("""
-DELETE FROM webhook_deliveries WHERE id = ANY (ARRAY(
-    SELECT id FROM webhook_deliveries
-    WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(secs => :ttl_s) AND state <> 'pending'
-    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED))
-""")
 
-# Deletes conversations that were not used for long, and to which no response will add.
-_DUE_CONVERSATIONS = text("""
-DELETE FROM conversations WHERE id = ANY (ARRAY(
-    SELECT id FROM conversations
-    WHERE tenant_id = :tenant_id AND used_at < now() - make_interval(secs => :ttl_s) AND NOT EXISTS (
-        SELECT FROM responses JOIN jobs ON jobs.id = responses.job_id
-        WHERE responses.tenant_id = :tenant_id AND responses.appends_to = conversations.id
-            AND (jobs.completed_at IS NULL OR jobs.completed_at >= now() - make_interval(secs => :ttl_s)))
-    ORDER BY used_at LIMIT :limit FOR UPDATE SKIP LOCKED))
-""")
-
-# Deletes expired files. Their contents in the storage are removed later, as for files deleted by a request.
-_DUE_FILES = text("""
-DELETE FROM files WHERE id = ANY (ARRAY(
-    SELECT id FROM files
-    WHERE tenant_id = :tenant_id AND created_at < now() - make_interval(secs => :ttl_s)
-    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED))
-""")
-
-_OVER = "COALESCE(completed_at, failed_at, expired_at, cancelled_at)"
-
-# Batches with expired outputs.
-_DUE_BATCHES = text(f"""
-SELECT id FROM batches
-WHERE tenant_id = :tenant_id AND purged_at IS NULL AND status IN ('failed', 'completed', 'expired', 'cancelled')
-    AND {_OVER} < now() - make_interval(secs => :ttl_s)
-ORDER BY id LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
-""")
-
-# Deletes lines of batches.
-_LINES = text("""
-DELETE FROM batch_lines WHERE (batch_id, line) IN (
-    SELECT batch_id, line FROM batch_lines WHERE batch_id = ANY(CAST(:ids AS text[])) LIMIT :limit)
-""")
-
-# Erases the contents of batches that have no lines left.
-_ERASE_BATCHES = text("""
-UPDATE batches SET metadata = NULL, errors = NULL, fingerprint = NULL, purged_at = now()
-WHERE id = ANY(CAST(:ids AS text[]))
-    AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_lines.batch_id = batches.id)
-""")
-
-# Ended jobs that are marked to be erased at their end.
-_DUE_WHEN_ENDED = text(f"""
+@cache
+def _due(kept: str, *, output: bool) -> TextClause:
+    """Return jobs of a tenant with expired contents. Their steps are erased with them."""
+    return text(f"""
 SELECT id FROM jobs
-WHERE purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL
-    AND completed_at < now() - make_interval(secs => :ttl_s) AND {NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}
+WHERE tenant_id = :tenant_id AND completed_at IS NOT NULL AND parent_id IS NULL AND {kept}
+    AND completed_at < now() - make_interval(secs => :ttl_s) AND {not_needed(output=output)}
 ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 """)
 
 
-_DUE_INPUTS = text(_DUE.format(kept=_INPUT_KEPT, condition=NOT_IN_LIVE_BATCH))
-
-_DUE_OUTPUTS = text(_DUE.format(kept=_OUTPUT_KEPT, condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}"))
-
-_DUE_BOTH = text(
-    _DUE.format(kept=f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", condition=f"{NOT_IN_LIVE_BATCH} AND {NO_PENDING_DELIVERY}")
-)
+@cache
+def _due_when_ended() -> TextClause:
+    """Return ended jobs that are marked to be erased at their end."""
+    return text(f"""
+SELECT id FROM jobs
+WHERE purge_when_ended AND completed_at IS NOT NULL AND output_purged_at IS NULL
+    AND completed_at < now() - make_interval(secs => :ttl_s) AND {not_needed(output=True)}
+ORDER BY completed_at LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+""")
 
 
 def defaults(settings: Settings) -> Retention:
@@ -253,81 +202,48 @@ def check_shorter(wanted: Retention, ceiling: Retention) -> None:
             raise InvalidRequest(f"`{param}` may be {days:g} at most: ask the operator for more than that", param=param)
 
 
-def erase_batches(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
-    """Erase the contents of ended batches, except their files, at most ``limit`` lines. Returns the number of rows."""
-    ids = list(batch_ids)
-    num_lines = connection.execute(_LINES, {"ids": ids, "limit": limit}).rowcount if ids else 0
-    return num_lines + (connection.execute(_ERASE_BATCHES, {"ids": ids}).rowcount if ids else 0)
-
-
 @dataclass(frozen=True, slots=True)
 class ErasureCounts:
     """Number of erased rows by kind. ``more``: more rows may be due. ``job_ids``: jobs of which outputs were erased."""
 
-    num_inputs: int = 0
-    num_outputs: int = 0
-    num_deliveries: int = 0
-    num_files: int = 0
-    num_batch_rows: int = 0
-    num_conversations: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     job_ids: tuple[str, ...] = ()
     more: bool = False
-
-    def counts(self) -> dict[str, int]:
-        """Return the numbers by kind."""
-        return {name: value for name, value in asdict(self).items() if name.startswith("num_")}
 
 
 def sweep(db: Database, tenant_id: str, effective: Retention, limit: int) -> ErasureCounts:
     """Erase expired contents of one tenant: about ``limit`` rows of each kind, one transaction for each kind."""
 
-    def values(ttl_s: int) -> dict[str, Any]:
-        return {"tenant_id": tenant_id, "ttl_s": float(ttl_s), "limit": limit}
-
     def erase_due(due: TextClause, ttl_s: int, erase: Callable[[Connection, list[str]], int]) -> list[str]:
+        values = {"tenant_id": tenant_id, "ttl_s": max(float(ttl_s), MIN_RETENTION_S), "limit": limit}
         with db.begin(tenant_id=tenant_id) as connection:
-            ids = list(connection.execute(due, values(max(ttl_s, round(MIN_RETENTION_S)))).scalars())
+            ids = list(connection.execute(due, values).scalars())
             erase(connection, ids)
         return ids
 
     both: list[str] = []
     inputs: list[str] = []
     outputs: list[str] = []
-    batch_rows = deliveries = files = 0
     if effective.inputs_s is not None and effective.outputs_s is not None:
-        both = erase_due(_DUE_BOTH, max(effective.inputs_s, effective.outputs_s), erase_both)
+        due = _due(f"{_INPUT_KEPT} AND {_OUTPUT_KEPT}", output=True)
+        both = erase_due(due, max(effective.inputs_s, effective.outputs_s), erase_both)
     if effective.inputs_s is not None and len(both) < limit:
-        inputs = erase_due(_DUE_INPUTS, effective.inputs_s, erase_inputs)
+        inputs = erase_due(_due(_INPUT_KEPT, output=False), effective.inputs_s, erase_inputs)
     if effective.outputs_s is not None and len(both) < limit:
-        outputs = erase_due(_DUE_OUTPUTS, effective.outputs_s, erase_outputs)
-    if effective.outputs_s is not None:
-        due = values(max(effective.outputs_s, round(MIN_RETENTION_S)))
-        with db.begin(tenant_id=tenant_id) as connection:
-            batch_rows = erase_batches(connection, connection.execute(_DUE_BATCHES, due).scalars(), limit)
-    conversations = _sweep_conversations(db, tenant_id, effective, limit)
-    if effective.deliveries_s is not None:
-        with db.autocommit(tenant_id=tenant_id) as connection:
-            deliveries = connection.execute(_DUE_DELIVERIES, values(effective.deliveries_s)).rowcount
-    if effective.files_s is not None:
-        with db.autocommit(tenant_id=tenant_id) as connection:
-            files = connection.execute(_DUE_FILES, values(effective.files_s)).rowcount
-    counts = (len(both) + len(inputs), len(both) + len(outputs), deliveries, files, batch_rows, conversations)
-    return ErasureCounts(*counts, job_ids=(*both, *outputs), more=max(counts) >= limit)
-
-
-def _sweep_conversations(db: Database, tenant_id: str, effective: Retention, limit: int) -> int:
-    kept = [seconds for seconds in (effective.inputs_s, effective.outputs_s) if seconds is not None]
-    if not kept:
-        return 0
-    due = {"tenant_id": tenant_id, "ttl_s": max(float(min(kept)), MIN_RETENTION_S), "limit": limit}
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        return connection.execute(_DUE_CONVERSATIONS, due).rowcount
+        outputs = erase_due(_due(_OUTPUT_KEPT, output=True), effective.outputs_s, erase_outputs)
+    counts = Counter(num_inputs=len(both) + len(inputs), num_outputs=len(both) + len(outputs))
+    for part in erasure_parts():
+        for name, sweep_rows in part.sweeps.items():
+            with db.begin(tenant_id=tenant_id) as connection:
+                counts[name] = sweep_rows(connection, tenant_id, effective.given(), limit)
+    return ErasureCounts(counts, job_ids=(*both, *outputs), more=max(counts.values()) >= limit)
 
 
 def sweep_marked(db: Database, limit: int) -> ErasureCounts:
     """Erase ended jobs of all tenants that were deleted before they ended, or submitted with ``store: false``."""
     with db.begin() as connection:
         due = {"ttl_s": MIN_RETENTION_S, "limit": limit}
-        ids = list(connection.execute(_DUE_WHEN_ENDED, due).scalars())
+        ids = list(connection.execute(_due_when_ended(), due).scalars())
         erase(connection, ids)
-    return ErasureCounts(num_inputs=len(ids), num_outputs=len(ids), job_ids=tuple(ids), more=len(ids) >= limit)
+    counts = Counter(num_inputs=len(ids), num_outputs=len(ids))
+    return ErasureCounts(counts, job_ids=tuple(ids), more=len(ids) >= limit)
