@@ -32,7 +32,7 @@ from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import checked_folder, number_format, with_encoder_faults
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import Tokenizer, tokenizer_for
-from headrace.store.errors import NotFound, Unavailable
+from headrace.store.errors import NotFound
 from headrace.store.jobs.claims import Finish
 from headrace.store.payloads.job_payload import Usage, read_payload
 from headrace.store.registry.models import ModelVersion
@@ -109,11 +109,8 @@ class Transcribing:
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Transcribe the job's file. Raises InvalidRequest for a damaged one, NotFound for one that was deleted."""
         payload = read_payload(TranscribePayload, attempt.claim.payload)
-        try:
-            pinned = payload.policy
-            rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, None)
-        except Unavailable as error:
-            return outcome.again(attempt.claim, error.code, error.message)
+        pinned = payload.policy
+        rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, None)
         is_guarded = rules is not None and rules.holds_back
         transcript = self._begin(attempt, is_guarded=is_guarded)
         if rules is not None and is_guarded:

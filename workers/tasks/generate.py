@@ -36,7 +36,6 @@ from headrace.prompts.detokenizer import Detokenizer
 from headrace.prompts.tasks.generate import build_prompt, fit
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.prompts.tokenizer import ApproximateTokenizer, Tokenizer, tokenizer_for
-from headrace.store.errors import Unavailable
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.worker_metrics import WorkerMetrics
 from headrace.store.payloads.job_payload import read_payload
@@ -127,11 +126,8 @@ class Generating:
     def compute(self, attempt: Attempt) -> Finish | Retry:
         """Generate the job's text. Raises InvalidRequest for a payload that cannot be read or does not fit."""
         payload = read_payload(GeneratePayload, attempt.claim.payload)
-        try:
-            pinned = payload.policy
-            rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, payload)
-        except Unavailable as error:
-            return outcome.again(attempt.claim, error.code, error.message)
+        pinned = payload.policy
+        rules = None if pinned is None else self._guards.output(attempt.claim.tenant_id, pinned, payload)
         is_guarded = rules is not None and rules.holds_back
         generate = self._generate if payload.num_choices == 1 else self._generate_choices
         verdict = generate(attempt, payload, rules, is_guarded=is_guarded)

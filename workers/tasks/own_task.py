@@ -15,7 +15,7 @@ from headrace.models.loading.load import checked_folder, with_encoder_faults
 from headrace.models.runners.own_runner import OwnRunner
 from headrace.prompts.tasks.own_task import num_tokens_of
 from headrace.prompts.tasks.task_inputs import ReadFile
-from headrace.store.errors import CannotLoadHere, ModelLoadError, Unavailable
+from headrace.store.errors import CannotLoadHere, ModelLoadError
 from headrace.store.jobs.claims import Finish
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion
@@ -83,10 +83,7 @@ class OwnWork(EncodeWork):
         claim = attempt.claim
         payload = read_payload(self._spec.payload, claim.payload)
         pinned = payload.policy
-        try:
-            rules = None if pinned is None else self._guards.output(claim.tenant_id, pinned, payload.input)
-        except Unavailable as error:
-            return outcome.again(claim, error.code, error.message)
+        rules = None if pinned is None else self._guards.output(claim.tenant_id, pinned, payload.input)
         verdict = super().compute(attempt)
         if rules is None or isinstance(verdict, Retry) or verdict.output is None:
             return verdict
