@@ -23,7 +23,7 @@ from headrace.producer_api.server.metrics_page import MetricsPage
 from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
 from headrace.producer_api.submission.queue_limits import QueueLimits
-from headrace.producer_api.submission.submission_hook import SubmissionParts, open_guards
+from headrace.producer_api.submission.submission_hook import SubmissionParts, open_guards, open_templates
 from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.sandbox.turns import Turns
@@ -117,6 +117,7 @@ class Runtime:
         )
         digests = open_digests(settings, seal)
         self.digests = RequestDigests(digests)
+        self.templates = open_templates(self.db)
         parts = SubmissionParts(
             settings=settings,
             db=self.db,
@@ -126,9 +127,10 @@ class Runtime:
             enqueuer=self.enqueuer,
             metrics=self.metrics,
             guards=TextGuards(),
+            templates=self.templates,
             digests=self.digests,
             live_processes=self.live_processes,
-            preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db),
+            preparation=PromptPreparation(self.catalog, self.live_processes, settings, self.db, self.templates),
             tenant_threads=Turns(_TENANT_THREADS, most_of_one=1),
         )
         self.guards = open_guards(parts)

@@ -24,6 +24,7 @@ from headrace.features.flows.pipelines import (
 from headrace.features.flows.prepared_step import (
     FORM,
     PreparedStep,
+    filled_step,
     flow_payload,
     flow_row,
     new_step,
@@ -41,12 +42,10 @@ from headrace.features.flows.tool_steps import (
 from headrace.producer_api.access.rate_limits import WARNING_HEADER, note_headers
 from headrace.producer_api.server.errors import from_validation
 from headrace.producer_api.submission import unserved
-from headrace.producer_api.submission.default_templates import with_default
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.producer_api.submission.placeholders_before import placeholders_before
 from headrace.producer_api.submission.prompt_preparation import check_called_urls, check_task
 from headrace.producer_api.submission.submission_hook import StepSubmissions, SubmissionParts
-from headrace.producer_api.submission.template_filling import fill_step
 from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.prompts.sandbox.turns import Turns
 from headrace.store.calls.addresses import check_url
@@ -313,7 +312,7 @@ class FlowSubmissions(StepSubmissions):
             made = TASKS[body.task].request.model_validate({**sent, "input": replaced(body.input, text_of)})
         except ValidationError as error:
             raise from_validation(error.errors(include_input=False)) from None
-        made = fill_step(self.parts.db, principal.tenant_id, body, made, marks, has_input=request is not None)
+        made = filled_step(self.parts.templates, principal.tenant_id, body, made, marks, has_input=request is not None)
         check_called_urls(made, self.parts.settings, marks.paths)
         made = self.parts.preparation.with_files(principal.tenant_id, made)
         return PreparedStep(body, place, version, made, marks)
@@ -340,7 +339,7 @@ class FlowSubmissions(StepSubmissions):
         return done.vault
 
     def _prepare(self, step: PreparedStep, earlier: Mapping[str, PreparedStep]) -> None:
-        request = with_default(step.request, step.version)
+        request = self.parts.templates.with_default(step.request, step.version)
         prepared = self.parts.preparation.prepare(request, step.version, step.policy)
         step.max_tokens = prepared.max_tokens
         step.input_tokens = prepared.num_tokens

@@ -1,4 +1,4 @@
-"""A step on its way to become a job, and what is stored of it and of its flow. No I/O."""
+"""A step on its way to become a job, and what is stored of it and of its flow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -6,7 +6,9 @@ from typing import Any
 
 from headrace.features.flows.tool_steps import without_tools
 from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.prompt_preparation import PromptTemplates
 from headrace.producer_api.submission.text_guard import TextGuard
+from headrace.store.errors import InvalidRequest
 from headrace.store.ids import new_id
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import NewJob
@@ -58,6 +60,28 @@ class PreparedStep:
     def referred(self) -> list[str]:
         """The steps whose outputs it refers to, one for each reference."""
         return [name for path in self.marks.paths.values() if (name := step_of(path)) is not None]
+
+
+def filled_step(
+    templates: PromptTemplates, tenant_id: str, body: FlowStepBody, made: JobRequest, marks: Marks, *, has_input: bool
+) -> JobRequest:
+    """Return the request of a step with the input that its prompt template makes, if it has one. Blocks.
+
+    ``marks``: of its references that are not known yet. Without the job's input, which a template may test, it is not
+    filled in. Raises as ``PromptTemplates.fill``, and InvalidRequest for a template with references to outputs.
+    """
+    if not isinstance(made, GenerateRequest):
+        return made
+    if body.filled_from is not None:
+        return made.filled_in(made.input, *body.filled_from)
+    if not made.has_template:
+        return made
+    if any(step_of(path) is not None for path in marks.paths.values()):
+        raise InvalidRequest(
+            "a step with a prompt template refers to the job's input only: its text is made now",
+            param="input.template",
+        )
+    return templates.fill(tenant_id, made) if has_input else made
 
 
 def flow_row(

@@ -23,14 +23,13 @@ from headrace.features.responses.stored_responses import job_id_of
 from headrace.producer_api.jobs.cancel import cancel
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.streaming.job_events import wait_until_ended
-from headrace.producer_api.submission.template_filling import read_and_fill
-from headrace.prompts.prompt_template import FilledTemplate
+from headrace.producer_api.submission.prompt_preparation import PromptTemplates
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, Gone, InvalidRequest, NotFound
 from headrace.store.jobs import jobs
 from headrace.store.jobs.flow_values import read_outputs
 from headrace.store.jobs.jobs import Job
-from headrace.store.payloads.prompt_reference import PromptReference, PromptUse
+from headrace.store.payloads.prompt_reference import FilledTemplate, PromptReference, PromptUse
 from headrace.store.payloads.retrieval import SEARCH_STEP
 from headrace.store.payloads.step_payload import PASSAGES
 from headrace.store.schema.job_states import JobState
@@ -65,7 +64,7 @@ def read_found(db: Database, job: Job) -> Sequence[Mapping[str, Any]] | None:
     return None if found is None or found["output"] is None else found["output"].get(PASSAGES)
 
 
-def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedResponse:
+def prepare(db: Database, templates: PromptTemplates, tenant_id: str, request: ResponseRequest) -> PreparedResponse:
     """Return the job for the request, with its previous responses and prompt template loaded. Blocks.
 
     Raises InvalidRequest and, for an id that the tenant does not have, NotFound.
@@ -92,7 +91,7 @@ def prepare(db: Database, tenant_id: str, request: ResponseRequest) -> PreparedR
     )
     if request.prompt is None:
         return to_job(request, context)
-    filled, use = _fill_template(db, tenant_id, request.prompt)
+    filled, use = _fill_template(templates, tenant_id, request.prompt)
     return to_job(request, replace(context, filled=filled, use=use))
 
 
@@ -163,9 +162,11 @@ def _chain(db: Database, tenant_id: str, previous_id: str) -> tuple[Sequence[Ite
     return before.items, output_items(job, with_turns(db, job, row)), row.request.get(LISTED) or ()
 
 
-def _fill_template(db: Database, tenant_id: str, prompt: PromptReference) -> tuple[FilledTemplate, PromptUse]:
+def _fill_template(
+    templates: PromptTemplates, tenant_id: str, prompt: PromptReference
+) -> tuple[FilledTemplate, PromptUse]:
     values = {name: _value(value, name) for name, value in (prompt.variables or {}).items()}
-    filled, use = read_and_fill(db, tenant_id, prompt.model_copy(update={"variables": values}))
+    filled, use = templates.read(tenant_id, prompt.model_copy(update={"variables": values}))
     if filled.text is not None:
         raise InvalidRequest("the prompt is a raw text: send it to /v1/completions", param="prompt")
     return filled, use

@@ -42,11 +42,10 @@ from headrace.producer_api.http.job_options import (
     unsupported,
 )
 from headrace.producer_api.server.errors import from_validation
-from headrace.prompts.prompt_template import FilledTemplate
 from headrace.store.errors import InvalidRequest
 from headrace.store.jobs.answered_calls import AnsweredCall
 from headrace.store.payloads.job_payload import ServiceClass
-from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
+from headrace.store.payloads.prompt_reference import FilledTemplate, PromptReference, PromptUse, TemplatePlace
 from headrace.store.payloads.sampling_params import MAX_TOP_LOGPROBS, GrammarSpec, Truncation
 from headrace.store.payloads.server_tools import ServerTools
 from headrace.store.payloads.strict_model import Body

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -139,9 +140,10 @@ async def _submit(
 
 async def _prepared(runtime: Runtime, tenant_id: str, body: ResponseRequest) -> PreparedResponse:
     """Return the job for the request. A prompt template is filled in in the tenant's thread."""
-    if body.prompt is None:
-        return await run_in_threadpool(prepare, runtime.db, tenant_id, body)
-    return await runtime.submissions.tenant_threads.run(tenant_id, lambda: prepare(runtime.db, tenant_id, body))
+    make = partial(prepare, runtime.db, runtime.templates, tenant_id, body)
+    return await (
+        run_in_threadpool(make) if body.prompt is None else runtime.submissions.tenant_threads.run(tenant_id, make)
+    )
 
 
 @router.post("/input_tokens", response_model=InputTokens, summary="Count a request's input tokens")

@@ -12,11 +12,12 @@ from headrace.features.rollouts.rollouts import Rollout, active_rollouts
 from headrace.features.rollouts.routing import takes_candidate
 from headrace.producer_api.caches.model_catalog import KEEP_S
 from headrace.producer_api.caches.ttl_cache import LoadingCache
-from headrace.producer_api.submission.default_templates import is_indifferent
 from headrace.producer_api.submission.draft_job import DraftJob, known
 from headrace.producer_api.submission.submission_hook import SubmissionHook, SubmissionParts
 from headrace.store.errors import NotFound
-from headrace.store.registry.models import DEFAULT_ALIAS, queue_name
+from headrace.store.registry.models import DEFAULT_ALIAS, ModelVersion, queue_name
+from headrace.store.tasks.generate import GenerateRequest
+from headrace.store.tasks.registry import JobRequest
 
 _MAX_ALIASES = 1000
 
@@ -51,3 +52,11 @@ class RolloutDivision(SubmissionHook):
         if takes_candidate(rollout, draft.principal.tenant_id, user, conversation, draw):
             is_served = not self._live_processes.is_unserved(queue_name(candidate.model, candidate.version))
             draft.candidate = candidate if is_served else None
+
+
+def is_indifferent(request: JobRequest, one: ModelVersion, other: ModelVersion) -> bool:
+    """Return True if the request would be the same on both versions: they differ in nothing but their template."""
+    if isinstance(request, GenerateRequest) and request.takes_default_template:
+        return False
+    homes = [version.base if version.shares_weights else version.name for version in (one, other)]
+    return homes[0] == homes[1] and one.sampling == other.sampling

@@ -1,1 +1,1 @@
-"""The routes of prompt templates."""
+"""Prompt templates: their routes, their language, and how requests are filled in."""

@@ -11,6 +11,8 @@ from fastapi import APIRouter, Path, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from headrace.features.templates.prompt_template import Template
+from headrace.features.templates.template_filling import check_template, combined
 from headrace.features.templates.views import (
     NewPrompt,
     PromptAlias,
@@ -28,8 +30,6 @@ from headrace.producer_api.http.requests import RuntimeOf, StrictJsonRoute
 from headrace.producer_api.http.views import JsonResponse
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission import template_filling
-from headrace.prompts.prompt_template import Template
 from headrace.store.payloads.prompt_reference import PromptReference
 from headrace.store.registry import prompt_templates
 from headrace.store.registry.prompt_templates import ALIAS_PATTERN, PromptVersion
@@ -68,7 +68,7 @@ def _content(body: Template) -> dict[str, Any]:
 
 def _check(runtime: Runtime, principal: Principal, body: Template, stored: dict[str, Any]) -> None:
     """Raise InvalidRequest for a template that cannot be filled in, or that the policy for all models forbids."""
-    template_filling.check_template(body)
+    check_template(body)
     found = runtime.guards.in_force(principal.tenant_id)
     if found is not None:
         found.check_unchanged(stored, "messages", "this template: let requests bring it, as a variable")
@@ -165,8 +165,8 @@ async def render_prompt(
 
 
 def _rendered(runtime: Runtime, principal: Principal, reference: PromptReference, model: str | None) -> RenderedPrompt:
-    filled, use = template_filling.read_and_fill(runtime.db, principal.tenant_id, reference)
-    source, _ = template_filling.combined(GenerateInput(template=reference), filled)
+    filled, use = runtime.templates.read(principal.tenant_id, reference)
+    source, _ = combined(GenerateInput(template=reference), filled)
     text, num_tokens = filled.text, None
     if model is not None:
         job = GenerateRequest(model=model, input=source)

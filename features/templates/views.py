@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
+from headrace.features.templates.prompt_template import Template
 from headrace.producer_api.http.views import seconds
-from headrace.prompts.prompt_template import Template
 from headrace.store.payloads.prompt_reference import PromptUse, VariableName
 from headrace.store.payloads.strict_model import Strict
 from headrace.store.registry.prompt_templates import NAME_PATTERN, PromptVersion

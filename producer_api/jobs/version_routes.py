@@ -16,7 +16,6 @@ from headrace.producer_api.http.views import JsonResponse, seconds
 from headrace.producer_api.jobs.version_registration import VersionRequest, new_version
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.submission.default_templates import snapshot
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.payloads.prompt_reference import PromptUse
 from headrace.store.registry import versions
@@ -217,7 +216,7 @@ def _register(runtime: Runtime, principal: Principal, model: str, body: VersionR
             check_format(body.dtype, files_of.spec, read_file(runtime.db, config))
         template = files_of.template if "prompt" not in body.model_fields_set else None
     if body.prompt is not None:
-        template = snapshot(runtime.db, principal.tenant_id, body.prompt)
+        template = runtime.templates.snapshot(principal.tenant_id, body.prompt)
     values = new_version(model, body, files_of) | {"template": template}
     made = register_version(runtime.db, actor=principal.key_id, tenant_id=principal.tenant_id, **values)
     return _find(runtime, made.model, made.version)

@@ -9,7 +9,6 @@ from typing import Any
 
 from headrace.producer_api.caches.live_processes import LiveProcesses
 from headrace.producer_api.caches.model_catalog import ModelCatalog
-from headrace.producer_api.submission.default_templates import with_default
 from headrace.prompts.grammar import Grammars
 from headrace.prompts.tasks import generate
 from headrace.prompts.tasks.registry import TASK_INPUTS
@@ -21,6 +20,7 @@ from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
 from headrace.store.payloads.conversation import images_of
 from headrace.store.payloads.job_payload import PinnedPolicy
+from headrace.store.payloads.prompt_reference import DefaultTemplate, FilledTemplate, PromptReference, PromptUse
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.settings import Settings
@@ -60,20 +60,65 @@ class _CatalogModel:
         return self._catalog.is_compiled(self._version, kind, text)
 
 
+class PromptTemplates:
+    """The prompt templates of all tenants. This class is a server without the feature: it refuses what needs one.
+
+    Its methods but ``with_default`` block, for up to half a second.
+    """
+
+    def read(self, tenant_id: str, reference: PromptReference) -> tuple[FilledTemplate, PromptUse]:
+        """Return a template with the reference's values, and which version it is.
+
+        Raises NotFound if the tenant has no such version, InvalidRequest if the values do not go with it.
+        """
+        raise _unknown_here("prompt")
+
+    def fill(self, tenant_id: str, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with the input that its prompt template makes, if it names one. Raises as ``read``."""
+        if request.has_template:
+            raise _unknown_here("input.template")
+        return request
+
+    def snapshot(self, tenant_id: str, reference: PromptReference) -> DefaultTemplate:
+        """Return a copy of a prompt with the reference's values, for a version. Raises as ``read``."""
+        raise _unknown_here("prompt")
+
+    def with_default(self, request: JobRequest, version: ModelVersion) -> JobRequest:
+        """Return the request with the messages of the version's default template before its own, if it takes them.
+
+        Raises InvalidRequest if there are too many messages then.
+        """
+        if version.template is not None and isinstance(request, GenerateRequest) and request.takes_default_template:
+            raise _unknown_here("model")
+        return request
+
+
+def _unknown_here(param: str) -> InvalidRequest:
+    return InvalidRequest("this server has no prompt templates: send the messages themselves", param=param)
+
+
 class PromptPreparation:
     """Prepares requests. ``live_processes`` has the KV capacity of the workers."""
 
-    def __init__(self, catalog: ModelCatalog, live_processes: LiveProcesses, settings: Settings, db: Database) -> None:
+    def __init__(
+        self,
+        catalog: ModelCatalog,
+        live_processes: LiveProcesses,
+        settings: Settings,
+        db: Database,
+        templates: PromptTemplates,
+    ) -> None:
         self._settings = settings
         self._db = db
         self._catalog = catalog
         self._live_processes = live_processes
+        self._templates = templates
 
     def prepare(self, request: JobRequest, version: ModelVersion, policy: PinnedPolicy | None) -> Prepared:
         """Return the payload to store, and its cost. Raises InvalidRequest, ModelLoadError, Unavailable."""
         check_task(request, version)
         self.check_modalities(request, version)
-        return _inputs_of(request).prepare(_with_template(request, version), self._model(version), policy)
+        return _inputs_of(request).prepare(self._with_default(request, version), self._model(version), policy)
 
     def check_modalities(self, request: JobRequest, version: ModelVersion) -> None:
         """Raise InvalidRequest for messages with images and a version that takes none."""
@@ -131,12 +176,15 @@ class PromptPreparation:
     def count_tokens(self, request: GenerateRequest, version: ModelVersion) -> int:
         """Return the number of prompt tokens. Raises as ``prepare`` does."""
         self.check_modalities(request, version)
-        return generate.count_tokens(_with_template(request, version), self._model(version))
+        return generate.count_tokens(self._with_default(request, version), self._model(version))
 
     def render(self, request: GenerateRequest, version: ModelVersion) -> tuple[str, int]:
         """Return the text that the model would read, and its number of tokens. Raises as ``prepare`` does."""
         check_task(request, version)
         return generate.render(request.input, self._model(version))
+
+    def _with_default(self, request: JobRequest, version: ModelVersion) -> Any:
+        return request if version.template is None else self._templates.with_default(request, version)
 
     def _model(self, version: ModelVersion) -> _CatalogModel:
         """Return the version as a preparation uses it.
@@ -151,10 +199,6 @@ class PromptPreparation:
 
 def _inputs_of(request: JobRequest) -> TaskInputs[Any]:
     return request.own_inputs() or TASK_INPUTS[request.task]
-
-
-def _with_template(request: JobRequest, version: ModelVersion) -> Any:
-    return request if version.template is None else with_default(request, version)
 
 
 def check_called_urls(request: JobRequest, settings: Settings, unknown: Collection[str] = ()) -> None:

@@ -14,7 +14,7 @@ from headrace.producer_api.caches.live_processes import LiveProcesses
 from headrace.producer_api.caches.model_catalog import ModelCatalog
 from headrace.producer_api.submission.draft_job import DraftJob, Origin, Receipt
 from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
-from headrace.producer_api.submission.prompt_preparation import PromptPreparation
+from headrace.producer_api.submission.prompt_preparation import PromptPreparation, PromptTemplates
 from headrace.producer_api.submission.queue_limits import QueueLimits
 from headrace.producer_api.submission.text_guard import LoadGuards, TextGuards, no_guards
 from headrace.prompts.sandbox.turns import Turns
@@ -38,6 +38,7 @@ class SubmissionParts:
     enqueuer: Enqueuer
     metrics: ApiMetrics
     guards: TextGuards
+    templates: PromptTemplates
     digests: RequestDigests
     live_processes: LiveProcesses
     preparation: PromptPreparation
@@ -74,11 +75,13 @@ class StepSubmissions(SubmissionHook, ABC):
 class SubmissionPart:
     """The ``PART`` of a feature's file ``submission``. ``build`` makes its work of one process.
 
-    ``guards`` makes what reads the rules of tenants for the texts that come in. One feature may have it.
+    ``guards`` makes what reads the rules of tenants for the texts that come in, ``templates`` what fills in their
+    prompt templates. One feature may have each.
     """
 
     build: Callable[[SubmissionParts], SubmissionHook] | None = None
     guards: Callable[[SubmissionParts], LoadGuards] | None = None
+    templates: Callable[[Database], PromptTemplates] | None = None
 
 
 def build_hooks(submission_parts: SubmissionParts) -> list[SubmissionHook]:
@@ -92,3 +95,10 @@ def open_guards(submission_parts: SubmissionParts) -> TextGuards:
     found = (part.guards for part in parts("submission", SubmissionPart) if part.guards is not None)
     guards = next(found, None)
     return TextGuards(no_guards if guards is None else guards(submission_parts))
+
+
+def open_templates(db: Database) -> PromptTemplates:
+    """Return the prompt templates of all tenants, as a feature keeps them; without such a feature there are none."""
+    found = (part.templates for part in parts("submission", SubmissionPart) if part.templates is not None)
+    templates = next(found, None)
+    return PromptTemplates() if templates is None else templates(db)

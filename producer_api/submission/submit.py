@@ -22,7 +22,6 @@ from headrace.producer_api.submission.submission_hook import (
     SubmissionParts,
     build_hooks,
 )
-from headrace.producer_api.submission.template_filling import fill
 from headrace.producer_api.submission.text_guard import TextGuard
 from headrace.prompts.tasks.task_inputs import Prepared
 from headrace.store.calls.addresses import check_url
@@ -60,6 +59,7 @@ class Submissions:
         self._enqueuer = parts.enqueuer
         self._metrics = parts.metrics
         self._guards = parts.guards
+        self._templates = parts.templates
         self._digests = parts.digests
         self._live_processes = parts.live_processes
         self._hooks = build_hooks(parts)
@@ -229,7 +229,7 @@ class Submissions:
 
     def _guard_and_prepare(self, draft: DraftJob) -> None:
         if isinstance(draft.request, GenerateRequest) and draft.request.has_template:
-            draft.request = fill(self._db, draft.principal.tenant_id, draft.request)
+            draft.request = self._templates.fill(draft.principal.tenant_id, draft.request)
         if (guard := self._guard_of(draft)) is not None:
             guard.apply(draft)
         self._prepare(draft)
@@ -273,7 +273,7 @@ class Submissions:
     def count_tokens(self, principal: Principal, request: GenerateRequest) -> int:
         """Return the number of prompt tokens. Nothing is stored. Raises as ``submit`` does. Blocks."""
         principal.check_model(request.model)
-        filled = fill(self._db, principal.tenant_id, request)
+        filled = self._templates.fill(principal.tenant_id, request)
         return self._preparation.count_tokens(filled, self._catalog.resolve(request.model))
 
     def render(self, principal: Principal, request: GenerateRequest) -> tuple[str, int]:

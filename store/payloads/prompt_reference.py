@@ -1,10 +1,11 @@
-"""How a request names a prompt template, and how its job records the version that was filled in."""
+"""How a request names a prompt template, what the template makes, and how its job records the version."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, StrictInt, StringConstraints, model_validator
 
+from headrace.store.payloads.conversation import ChatMessage
 from headrace.store.payloads.strict_model import Strict
 
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
@@ -46,6 +47,30 @@ class PromptUse(Strict):
     name: str
     version: int
     digest: str
+
+
+class DefaultTemplate(PromptUse):
+    """The messages that come before those of a request for a version, and the prompt that they were made from.
+
+    A version keeps this copy from its registration on, so it outlives the prompt. It stands in the registry, which
+    belongs to no tenant.
+    """
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+
+    @property
+    def use(self) -> PromptUse:
+        """What a job records of it."""
+        return PromptUse(id=self.id, name=self.name, version=self.version, digest=self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class FilledTemplate:
+    """A template with its values; ``messages`` are (role, text). ``text`` is None unless it is a raw text."""
+
+    instructions: str | None
+    messages: tuple[tuple[str, str], ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
 from headrace.store.json_text import dump_json
+from headrace.store.payloads.prompt_reference import DefaultTemplate
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import registration_queries
-from headrace.store.registry.default_template import DefaultTemplate
 from headrace.store.registry.engine_spec import EXTERNAL_KINDS, NATIVE, EngineKind, EngineSpec
 from headrace.store.registry.verification_report import GoldenAnswer, stored_golden
 from headrace.store.schema.model_tables import model_versions

@@ -68,7 +68,7 @@ model_versions = Table(
     Column("base_version", Integer),
     # The version, ``name@3``, whose files this one has in another number format; NULL: it was registered otherwise.
     Column("quantized_from", String),
-    # ``store.registry.default_template.DefaultTemplate``; NULL: none.
+    # ``store.payloads.prompt_reference.DefaultTemplate``; NULL: none.
     Column("template", JSONB),
     PrimaryKeyConstraint("model", "version"),
     ForeignKeyConstraint(["base_model", "base_version"], ["model_versions.model", "model_versions.version"]),

@@ -177,6 +177,11 @@ class GenerateRequest(JobOrder):
         return self.input.template is not None
 
     @property
+    def takes_default_template(self) -> bool:
+        """True for a conversation that names no prompt template, and was made from none."""
+        return self.input.messages is not None and self.input.template is None and self._prompt_use is None
+
+    @property
     def truncated(self) -> Truncated | None:
         """What was left out of the input; None if it is as it was sent."""
         return self._truncated

@@ -14,7 +14,6 @@ from headrace.store.db.database import Database
 from tests.producer_api.calling import CHAT, PROMPT, error_of, num_jobs
 from tests.producer_api.conftest import CONTEXT_WINDOW
 from tests.producer_api.serving import ApiServer
-from tests.refusals import Naming
 
 Body = dict[str, Any]
 
@@ -418,11 +417,6 @@ MALFORMED = {
     "not UTF-8": b'{"model": "tiny", "input": {"prompt": "\xff"}}',
     "deep": b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
 }
-
-
-def test_what_is_said_of_the_whole_body_names_no_field(api: httpx2.Client) -> None:
-    error = error_of(api.post("/v1/prompts", json={}))
-    assert (error["message"], error["param"]) == (Naming("`instructions`", "`messages`", "`text`"), None)
 
 
 @pytest.mark.parametrize("route", ["/v1/jobs", "/v1/chat/completions"])

@@ -19,8 +19,8 @@ from headrace.store.db import presence
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from headrace.store.payloads.conversation import ChatMessage, Role
+from headrace.store.payloads.prompt_reference import DefaultTemplate
 from headrace.store.redis.celery_queue import Hint
-from headrace.store.registry.default_template import DefaultTemplate
 from headrace.store.registry.models import ModelVersion, queue_name, register_version, shadow_name
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings

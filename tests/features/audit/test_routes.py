@@ -410,7 +410,7 @@ def test_every_route_that_changes_something_is_on_one_of_the_lists(server: ApiSe
     assert {route for route in routes if route[0] not in ("get", "head")} == {*AUDITED, *OWN_WORK}
 
 
-@pytest.mark.uses("webhooks")
+@pytest.mark.uses("templates", "webhooks")
 def test_each_leaves_a_row_in_a_good_chain_that_tells_no_secret(
     caller: Caller, db: Database, tenant: str, subtests: pytest.Subtests
 ) -> None:

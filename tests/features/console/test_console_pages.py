@@ -60,6 +60,7 @@ def register_second(db: Database) -> None:
     register_version(db, **about, digest="1" * 64, files={}, actor="tests")
 
 
+@pytest.mark.uses("templates")
 def test_the_playground_streams_the_answers_of_two_versions(
     tab: Tab, api: httpx2.Client, key: str, db: Database, redis_client: redis.Redis, worker: ScriptedWorker
 ) -> None:
@@ -111,6 +112,7 @@ def register_measured(db: Database) -> None:
     verification.accept(VerificationReport(worker="w", quality=report))
 
 
+@pytest.mark.uses("templates")
 def test_models_show_their_quality_and_a_new_alias(tab: Tab, api: httpx2.Client, key: str, db: Database) -> None:
     register_measured(db)
     assert api.post("/v1/prompts", json={"name": "guide", "instructions": "Be brief."}).status_code == 201

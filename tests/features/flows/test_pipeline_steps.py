@@ -9,12 +9,14 @@ import pytest
 from headrace.features.flows.pipelines import at_place, of_pipeline, used_pipeline, version_of
 from headrace.features.flows.prepared_step import (
     PreparedStep,
+    filled_step,
     flow_payload,
     flow_row,
     new_step,
     unprepared_payload,
 )
 from headrace.producer_api.submission.draft_job import Origin
+from headrace.producer_api.submission.prompt_preparation import PromptTemplates
 from headrace.store.errors import InvalidRequest, NotFound, NoWorker
 from headrace.store.payloads.job_payload import PinnedPolicy
 from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
@@ -196,3 +198,26 @@ def test_a_flow_keeps_its_steps_as_they_can_be_sent_again() -> None:
     kept = unprepared_payload(second, request().filled_in(request().input, use, TemplatePlace(2, 1)))
     assert (kept["policy"], kept["then"]) == ({"model": "", "version": 1, "flagged": [], "counts": {}}, second.then)
     assert (kept["template"], kept["template_place"]) == (use.model_dump(), {"head": 2, "tail": 1})
+
+
+def test_a_template_of_a_step_is_filled_in_unless_it_refers_to_outputs() -> None:
+    asked = request({"template": {"id": "guide"}})
+    templates = PromptTemplates()
+    templates.fill = lambda tenant_id, sent: f"filled for {tenant_id}"  # type: ignore[assignment,method-assign,return-value]
+
+    def filled(sent: Any = asked, body: FlowStepBody | None = None, marks: Marks | None = None, **named: Any) -> Any:
+        given = {"has_input": True} | named
+        return filled_step(templates, "acme", body or step(), sent, marks or Marks(), **given)
+
+    assert filled() == "filled for acme"
+    assert filled(has_input=False) is asked
+    plain = request({"prompt": "hello"})
+    assert filled(plain) is plain
+    use = PromptUse(id="p", name="n", version=1, digest="d")
+    before = filled(plain, step().made_from(use, TemplatePlace(2)))
+    assert (before.prompt_use, before.template_place) == (use, TemplatePlace(2))
+    marks = Marks()
+    marks.mark("input.text")
+    assert filled(marks=marks) == "filled for acme"
+    marks.mark("b.output.text")
+    assert refusal(filled, marks=marks)[::3] == (InvalidRequest, "input.template")

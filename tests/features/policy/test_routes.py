@@ -238,6 +238,7 @@ def test_what_is_blocked_names_the_rule_and_stores_nothing(
     assert not any(part in stored for part in PARTS)
 
 
+@pytest.mark.uses("templates")
 def test_a_prompt_template_and_a_user_hold_nothing_that_the_policy_takes_out(
     api: httpx2.Client, db: Database, redis_client: redis.Redis, tenant: str
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_setting_decides(
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Headrace-Cache")
 
 
+@pytest.mark.uses("templates")
 def test_a_prompt_template_is_known_by_what_it_makes(api: httpx2.Client, worker: ScriptedWorker) -> None:
     template = {"name": "say", "text": "say {{ word }}", "variables": ["word"]}
     assert api.post("/v1/prompts", json=template).status_code == 201

@@ -107,6 +107,7 @@ class TestConversations:
         assert 300 < response.usage.input_tokens <= 412
         assert counted.input_tokens < openai.responses.input_tokens.count(**long).input_tokens
 
+    @pytest.mark.uses("templates")
     def test_a_prompt_is_filled_in(self, openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker) -> None:
         template = {
             "name": "guide",

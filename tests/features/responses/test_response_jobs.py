@@ -13,9 +13,8 @@ from headrace.features.responses.response_items import (
     references_of,
 )
 from headrace.features.responses.response_request import ResponseContext
-from headrace.prompts.prompt_template import FilledTemplate
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.prompt_reference import PromptUse
+from headrace.store.payloads.prompt_reference import FilledTemplate, PromptUse
 from tests.features.responses.response_requests import CALL, FUNCTION, MCP, WEB, form, prepared
 from tests.producer_api.request_outcomes import fields_set
 

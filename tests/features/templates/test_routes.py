@@ -1,6 +1,7 @@
 """Prompt templates on every face: what the model is given, what the job records, and what is refused."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import httpx2
@@ -8,11 +9,13 @@ import pytest
 from openai import OpenAI
 
 from headrace.store.db.database import Database
+from headrace.store.registry import prompt_templates
 from tests.cases import of
 from tests.processes import wait_for
 from tests.producer_api.calling import error_of, num_jobs
-from tests.producer_api.conftest import MakeClient
+from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
+from tests.refusals import Naming
 
 VALUES = {"city": "Rome {{ sights }}", "sights": ["forum", "<b>"]}
 TEMPLATE: dict[str, Any] = {
@@ -195,3 +198,108 @@ def test_the_tenants_policy_sees_the_values(api: httpx2.Client, worker: Scripted
     (system, *_) = contents(worker.claim(made.json()["id"]).claim.payload)
     assert system.startswith("You know ")
     assert "example.com" not in system
+
+
+def test_what_is_said_of_the_whole_body_names_no_field(api: httpx2.Client) -> None:
+    error = error_of(api.post("/v1/prompts", json={}))
+    assert (error["message"], error["param"]) == (Naming("`instructions`", "`messages`", "`text`"), None)
+
+
+GREETING: dict[str, Any] = {
+    "name": "guide",
+    "instructions": "You know {{city}}.",
+    "messages": [{"role": "user", "content": "{{greeting}}!"}],
+    "variables": ["city", "greeting"],
+}
+
+
+def test_a_prompt_is_shown_rendered_and_deleted(api: httpx2.Client, db: Database) -> None:
+    made = api.post("/v1/prompts", json=GREETING).json()
+    assert {name: made[name] for name in ("object", "name", "version", "aliases", *GREETING)} == {
+        "object": "prompt",
+        "version": 1,
+        "aliases": [],
+        **GREETING,
+    }
+    path, values = "/v1/prompts/guide", {"city": "Rome", "greeting": "Ave"}
+    assert api.get(path).json() == made
+    second = api.post(f"{path}/versions", json={"text": "{{city}}:", "variables": ["city"]}).json()
+    assert (second["version"], second["id"]) == (2, made["id"])
+    assert api.put(f"{path}/aliases/default", json={"version": 1}).json()["aliases"] == ["default"]
+    plain = api.post(f"{path}/render", json={"variables": values}).json()
+    assert plain == {
+        "object": "prompt.rendered",
+        "template": {"id": made["id"], "name": "guide", "version": 1, "digest": made["digest"]},
+        "messages": [{"role": "system", "content": "You know Rome."}, {"role": "user", "content": "Ave!"}],
+        "text": None,
+        "input_tokens": None,
+    }
+    told = api.post(f"{path}/render", json={"variables": values, "model": "tiny"}).json()
+    assert told["messages"] == plain["messages"]
+    assert "You know Rome." in told["text"]
+    assert 0 < told["input_tokens"] < CONTEXT_WINDOW
+    raw = api.post(f"{path}/render", json={"variables": {"city": "Rome"}, "version": 2}).json()
+    assert (raw["messages"], raw["text"], raw["template"]["version"]) == (None, "Rome:", 2)
+    assert api.delete(f"{path}/aliases/default").status_code == 204
+    assert api.get(path).json()["version"] == 2
+    assert api.get(path, params={"version": "1"}).json()["version"] == 1
+    for body, status in (
+        ({"variables": values, "version": 1, "model": "none"}, 404),
+        ({"version": 9}, 404),
+        ({"variables": {}}, 400),
+    ):
+        assert api.post(f"{path}/render", json=body).status_code == status
+    named = api.post("/v1/prompts", json=GREETING | {"name": "pmpt_1"})
+    assert (named.status_code, error_of(named)["param"]) == (400, "name")
+    assert api.post("/v1/prompts", json=GREETING).status_code == 409
+    assert api.delete(path).json() == {"id": made["id"], "object": "prompt", "deleted": True}
+    assert api.get(path).status_code == 404
+    assert num_jobs(db) == 0
+
+
+def test_a_tenant_has_only_so_many_prompts(
+    api: httpx2.Client, make_client: MakeClient, other_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, words: str) -> None:
+        response = api.post(path, json=template)
+        assert response.status_code == 409
+        assert words in error_of(response)["message"]
+
+    template = {"instructions": "Answer."}
+    monkeypatch.setattr(prompt_templates, "MAX_PROMPTS", 2)
+    prompt_id, _ = (api.post("/v1/prompts", json=template).json()["id"] for _ in range(2))
+    refused("/v1/prompts", "2 prompts")
+    versions = f"/v1/prompts/{prompt_id}/versions"
+    assert api.post(versions, json=template).status_code == 201
+    for name, most in (("MAX_VERSIONS", 3), ("MAX_BYTES", 50)):
+        with monkeypatch.context() as patch:
+            patch.setattr(prompt_templates, name, most)
+            refused(versions, f"{most} ")
+    assert make_client(other_key).post("/v1/prompts", json=template).status_code == 201, "each tenant by itself"
+
+
+@pytest.mark.uses("flows")
+def test_a_pipeline_is_no_prompt_and_has_its_name(api: httpx2.Client) -> None:
+    steps = [{"name": "only", "model": "tiny", "input": {"prompt": "x"}}]
+    assert api.post("/v1/pipelines", json={"name": "digest", "steps": steps}).status_code == 201
+    assert api.get("/v1/prompts").json()["data"] == []
+    assert api.get("/v1/prompts/digest").status_code == 404
+    taken = api.post("/v1/prompts", json={"name": "digest", "instructions": "Be brief."})
+    assert (taken.status_code, error_of(taken)["param"]) == (409, "name")
+
+
+@pytest.mark.uses("responses")
+def test_a_template_s_size_is_known_before_its_values_are_put_in(api: httpx2.Client, db: Database) -> None:
+    template = {"instructions": "{{a}}" * 3000, "variables": ["a"]}
+    prompt_id = api.post("/v1/prompts", json=template).json()["id"]
+    filled = {"prompt": {"id": prompt_id, "variables": {"a": "x" * 900_000}}, "model": "tiny"}
+    for route in ("/v1/responses", "/v1/responses/input_tokens"):
+        tracemalloc.start()
+        response = api.post(route, json=filled)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (response.status_code, error_of(response)["param"]) == (400, "prompt.variables")
+        assert peak < 64 << 20
+    assert num_jobs(db) == 0
+    small = {"prompt": {"id": prompt_id, "variables": {"a": "x"}}, "model": "tiny"}
+    assert api.post("/v1/responses/input_tokens", json=small).json()["input_tokens"] > 3000

@@ -1,4 +1,4 @@
-"""Pipelines and prompts over HTTP: whole objects, pages, versions, aliases, and rendered prompts."""
+"""Pipelines over HTTP: whole objects, pages, versions and aliases."""
 
 from typing import Any
 
@@ -10,8 +10,9 @@ from headrace.features.flows.pipeline_jobs import reader_of
 from headrace.store import audit_log as audit
 from headrace.store.db.database import Database
 from headrace.store.tenants import api_keys
+from tests.cases import of
 from tests.producer_api.calling import error_of, num_jobs
-from tests.producer_api.conftest import CONTEXT_WINDOW, MakeClient
+from tests.producer_api.conftest import MakeClient
 from tests.producer_api.jobs.test_pipelines import FIRST, ONE, TWO, digest
 
 __all__ = ["digest"]
@@ -28,7 +29,7 @@ def page(api: httpx2.Client, path: str, **asked: Any) -> tuple[list[str], bool]:
 
 
 def test_pipelines_and_prompts_are_listed_page_by_page(api: httpx2.Client) -> None:
-    for path, body in (("/v1/pipelines", ONE), ("/v1/prompts", {"instructions": "Be brief."})):
+    for path, body in (("/v1/pipelines", ONE), *of("templates", ("/v1/prompts", {"instructions": "Be brief."}))):
         assert page(api, path) == ([], False)
         made = [api.post(path, json={"name": f"{path[4:8]}{number}", **body}).json()["id"] for number in range(3)][::-1]
         assert page(api, path) == (made, False)
@@ -113,58 +114,6 @@ def test_the_url_of_a_pipeline_names_it(url: str, pipeline: str | None) -> None:
     if read is not None:
         job = read({"input": {"a": 1}, "priority": 3}).job
         assert (job.task, job.input, job.priority) == ("flow", {"a": 1}, 3)
-
-
-TEMPLATE: dict[str, Any] = {
-    "name": "guide",
-    "instructions": "You know {{city}}.",
-    "messages": [{"role": "user", "content": "{{greeting}}!"}],
-    "variables": ["city", "greeting"],
-}
-
-
-def test_a_prompt_is_shown_rendered_and_deleted(api: httpx2.Client, db: Database) -> None:
-    made = api.post("/v1/prompts", json=TEMPLATE).json()
-    assert {name: made[name] for name in ("object", "name", "version", "aliases", *TEMPLATE)} == {
-        "object": "prompt",
-        "version": 1,
-        "aliases": [],
-        **TEMPLATE,
-    }
-    path, values = "/v1/prompts/guide", {"city": "Rome", "greeting": "Ave"}
-    assert api.get(path).json() == made
-    second = api.post(f"{path}/versions", json={"text": "{{city}}:", "variables": ["city"]}).json()
-    assert (second["version"], second["id"]) == (2, made["id"])
-    assert api.put(f"{path}/aliases/default", json={"version": 1}).json()["aliases"] == ["default"]
-    plain = api.post(f"{path}/render", json={"variables": values}).json()
-    assert plain == {
-        "object": "prompt.rendered",
-        "template": {"id": made["id"], "name": "guide", "version": 1, "digest": made["digest"]},
-        "messages": [{"role": "system", "content": "You know Rome."}, {"role": "user", "content": "Ave!"}],
-        "text": None,
-        "input_tokens": None,
-    }
-    told = api.post(f"{path}/render", json={"variables": values, "model": "tiny"}).json()
-    assert told["messages"] == plain["messages"]
-    assert "You know Rome." in told["text"]
-    assert 0 < told["input_tokens"] < CONTEXT_WINDOW
-    raw = api.post(f"{path}/render", json={"variables": {"city": "Rome"}, "version": 2}).json()
-    assert (raw["messages"], raw["text"], raw["template"]["version"]) == (None, "Rome:", 2)
-    assert api.delete(f"{path}/aliases/default").status_code == 204
-    assert api.get(path).json()["version"] == 2
-    assert api.get(path, params={"version": "1"}).json()["version"] == 1
-    for body, status in (
-        ({"variables": values, "version": 1, "model": "none"}, 404),
-        ({"version": 9}, 404),
-        ({"variables": {}}, 400),
-    ):
-        assert api.post(f"{path}/render", json=body).status_code == status
-    named = api.post("/v1/prompts", json=TEMPLATE | {"name": "pmpt_1"})
-    assert (named.status_code, error_of(named)["param"]) == (400, "name")
-    assert api.post("/v1/prompts", json=TEMPLATE).status_code == 409
-    assert api.delete(path).json() == {"id": made["id"], "object": "prompt", "deleted": True}
-    assert api.get(path).status_code == 404
-    assert num_jobs(db) == 0
 
 
 def test_a_pipeline_takes_no_name_of_an_id(api: httpx2.Client) -> None:

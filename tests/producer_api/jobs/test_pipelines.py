@@ -73,8 +73,6 @@ def test_versions_are_named_by_number_and_alias(api: httpx2.Client, digest: str)
     assert [version(name) for name in ("digest", "digest@default", "digest@latest")] == [1, 1, 2]
     assert [one["version"] for one in api.get(f"{digest}/versions").json()["data"]] == [1, 2]
     assert [one["name"] for one in api.get("/v1/pipelines").json()["data"]] == ["digest"]
-    assert api.get("/v1/prompts").json()["data"] == [], "a pipeline is no prompt"
-    assert api.get("/v1/prompts/digest").status_code == 404
     assert api.delete(digest).status_code == 200
     gone = api.post("/v1/jobs", json={"pipeline": "digest", "input": {"text": "x"}})
     assert (gone.status_code, error_of(gone)["param"]) == (404, "pipeline")
@@ -155,8 +153,6 @@ def test_another_tenant_has_no_such_pipeline(
     assert other.post("/v1/jobs", json={"pipeline": "digest", "input": {"text": "x"}}).status_code == 404
     assert other.put(f"{digest}/aliases/default", json={"version": 1}).status_code == 404
     assert other.post("/v1/pipelines", json={"name": "digest", **ONE}).status_code == 201
-    taken = api.post("/v1/prompts", json={"name": "digest", "instructions": "Be brief."})
-    assert (taken.status_code, error_of(taken)["param"]) == (409, "name")
 
 
 def test_the_policy_sees_what_a_job_brings_and_what_a_pipeline_has(

@@ -24,7 +24,7 @@ LISTS = (
     "/v1/files",
     "/v1/dead_letters",
     *of("webhooks", "/v1/webhook_deliveries"),
-    "/v1/prompts",
+    *of("templates", "/v1/prompts"),
     "/v1/pipelines",
     *of("audit", "/v1/organization/audit_logs"),
 )

@@ -143,16 +143,15 @@ def test_a_request_says_once_whose_it_is_and_no_path_is_another(server: ApiServe
 def test_an_address_is_the_connection_s_unless_a_trusted_proxy_says_another(
     settings: Settings, model: ModelVersion, db: Database, tenant: str, key: str
 ) -> None:
-    def noted(trusted: tuple[str, ...], forwarded: str) -> str | None:
+    def noted(verb: str, trusted: tuple[str, ...], forwarded: str) -> str | None:
         with serving(settings.model_copy(update={"trusted_proxies": trusted})) as server:
             headers = {"Authorization": f"Bearer {key}", "X-Forwarded-For": forwarded}
-            body = {"instructions": "Answer."}
-            httpx2.post(f"{server.url}/v1/prompts", json=body, headers=headers, timeout=60).raise_for_status()
+            httpx2.post(f"{server.url}/v1/queues/tiny@1/{verb}", headers=headers, timeout=60).raise_for_status()
         return list_entries(db, tenant, limit=1)[0].address
 
-    assert noted((), "203.0.113.7") == "127.0.0.1"
-    assert noted(("127.0.0.0/8",), "198.51.100.1, 203.0.113.7") == "203.0.113.7"
-    assert noted(("127.0.0.1",), "<script>") is None
+    assert noted("pause", (), "203.0.113.7") == "127.0.0.1"
+    assert noted("resume", ("127.0.0.0/8",), "198.51.100.1, 203.0.113.7") == "203.0.113.7"
+    assert noted("pause", ("127.0.0.1",), "<script>") is None
 
 
 def test_a_body_that_does_not_come_is_given_up(hasty: ApiServer, key: str, subtests: pytest.Subtests) -> None:

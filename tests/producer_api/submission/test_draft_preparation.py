@@ -1,4 +1,4 @@
-"""Drafts of jobs before they are stored: what they spend, their version, template and prompt. No services."""
+"""Drafts of jobs before they are stored: what they spend, their version and prompt. No services."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,17 +8,21 @@ import pytest
 
 from headrace.features.encoders.embed.task import EmbedRequest
 from headrace.producer_api.submission import unserved
-from headrace.producer_api.submission.default_templates import is_indifferent, with_default
-from headrace.producer_api.submission.prompt_preparation import PromptPreparation, check_called_urls, check_task
+from headrace.producer_api.submission.prompt_preparation import (
+    PromptPreparation,
+    PromptTemplates,
+    check_called_urls,
+    check_task,
+)
 from headrace.store.errors import Conflict, InvalidRequest, NoWorker
 from headrace.store.hosts.host_reports import HostOutlook
+from headrace.store.payloads.prompt_reference import DefaultTemplate, PromptReference
 from headrace.store.payloads.sampling_params import SamplingDefaults
-from headrace.store.registry.default_template import DefaultTemplate
 from headrace.store.registry.models import ModelVersion
 from headrace.store.schema.version_states import VersionState
 from headrace.store.settings import Settings
-from headrace.store.tasks.generate import GenerateRequest
-from tests.producer_api.submission.making import VERSION, draft, told
+from headrace.store.tasks.generate import GenerateInput, GenerateRequest
+from tests.producer_api.submission.making import VERSION, draft, refused, told
 from tests.stand_ins import stand_in
 
 # Versions: what they serve, whether a worker serves them, and their default templates.
@@ -43,36 +47,25 @@ def test_a_version_without_a_worker_is_told_with_what_hosts_do() -> None:
         assert ("it is too large" in refused.message) is (outlook is never)
 
 
+NAMED = {"template": {"id": "p"}}
 TEMPLATE = DefaultTemplate.model_validate(
     {"id": "p", "name": "n", "version": 1, "digest": "d", "messages": [{"role": "system", "content": "Be brief."}]}
 )
 
 
-def chat(**source: Any) -> GenerateRequest:
-    messages = [{"role": "user", "content": "hi"}]
-    return GenerateRequest.model_validate({"model": "tiny", "input": {"messages": messages} | source})
-
-
-def test_a_default_template_comes_before_a_conversation_alone() -> None:
-    version = replace(VERSION, template=TEMPLATE)
-    filled: Any = with_default(chat(), version)
-    assert [one.content for one in filled.input.messages] == ["Be brief.", "hi"]
-    assert (filled.prompt_use, filled.template_place.head, filled.template_place.tail) == (TEMPLATE.use, 1, 0)
-    assert filled.input.special_tokens == "text"
-    for request in (draft().request, chat(template={"id": "p"}), filled):
-        assert with_default(request, version) is request
-    same = chat()
-    assert with_default(same, VERSION) is same
-
-
-def test_versions_that_differ_in_their_template_alone_are_alike_for_what_does_without_it() -> None:
-    other = replace(VERSION, version=2, base_model="tiny", base_version=1, template=TEMPLATE)
-    raw = draft().request
-    assert is_indifferent(raw, VERSION, other)
-    assert not is_indifferent(chat(), VERSION, other)
-    assert not is_indifferent(raw, VERSION, replace(other, sampling=SamplingDefaults(temperature=0.5)))
-    assert not is_indifferent(raw, VERSION, replace(other, base_version=3))
-    assert not is_indifferent(raw, VERSION, replace(VERSION, version=2))
+def test_a_server_without_templates_refuses_what_needs_one() -> None:
+    templates, brief = PromptTemplates(), replace(VERSION, template=TEMPLATE)
+    raw, chat = draft().request, {"messages": [{"role": "user", "content": "hi"}]}
+    assert isinstance(raw, GenerateRequest)
+    plain, named = (raw.model_copy(update={"input": GenerateInput.model_validate(one)}) for one in (chat, NAMED))
+    assert (templates.fill("acme", raw), templates.with_default(raw, brief)) == (raw, raw)
+    assert templates.with_default(plain, VERSION) is plain
+    for call, param in (
+        (lambda: templates.fill("acme", named), "input.template"),
+        (lambda: templates.with_default(plain, brief), "model"),
+        (lambda: templates.snapshot("acme", PromptReference(id="p")), "prompt"),
+    ):
+        assert refused(call)[::2] == (InvalidRequest, param)
 
 
 class Preparing(PromptPreparation):
@@ -81,7 +74,7 @@ class Preparing(PromptPreparation):
     def __init__(self, **capacity: int) -> None:
         not_asked: Any = None
         serving = stand_in(serving=lambda queue: stand_in(capacity=capacity.get(queue[-1:])))
-        super().__init__(not_asked, serving, not_asked, not_asked)
+        super().__init__(not_asked, serving, not_asked, not_asked, not_asked)
         self.again: list[ModelVersion] = []
 
     def prepare(self, request: Any, version: ModelVersion, policy: Any) -> Any:

@@ -14,6 +14,7 @@ from headrace.producer_api.access.rate_limits import begin_headers
 from headrace.producer_api.submission import enqueue
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.producer_api.submission.enqueue import Enqueuer, RequestDigests
+from headrace.producer_api.submission.prompt_preparation import PromptTemplates
 from headrace.producer_api.submission.submit import Submissions
 from headrace.producer_api.submission.text_guard import TextGuards
 from headrace.prompts.tasks.task_inputs import Prepared
@@ -57,6 +58,7 @@ class Parts(SimpleNamespace):
             enqueuer=None,
             metrics=ApiMetrics(),
             guards=TextGuards(),
+            templates=PromptTemplates(),
             digests=RequestDigests(Digests([b"key"])),
             live_processes=SimpleNamespace(
                 is_unserved=lambda queue: queue in self.unserved, outlook=lambda queue: None

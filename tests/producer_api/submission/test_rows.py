@@ -5,12 +5,10 @@ import pytest
 
 from headrace.features.policy import policies
 from headrace.store.db.database import Database
-from headrace.store.registry import prompt_templates
 from headrace.store.tenants import api_key_admin, api_keys
 from tests.producer_api.calling import error_of
 from tests.producer_api.conftest import MakeClient
 
-TEMPLATE = {"instructions": "Answer."}
 POLICY = {"document": {"version": 1, "rules": [{"id": "a", "kinds": ["email"], "action": "block"}]}}
 
 
@@ -24,19 +22,7 @@ def _refused(response: httpx2.Response, words: str) -> None:
     assert words in error_of(response)["message"]
 
 
-def test_a_tenant_has_only_so_many_prompts_policies_and_keys(
-    admin: httpx2.Client, make_client: MakeClient, other_key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompt_templates, "MAX_PROMPTS", 2)
-    prompt_id, _ = (admin.post("/v1/prompts", json=TEMPLATE).json()["id"] for _ in range(2))
-    _refused(admin.post("/v1/prompts", json=TEMPLATE), "2 prompts")
-    versions = f"/v1/prompts/{prompt_id}/versions"
-    assert admin.post(versions, json=TEMPLATE).status_code == 201
-    for name, most in (("MAX_VERSIONS", 3), ("MAX_BYTES", 50)):
-        with monkeypatch.context() as patch:
-            patch.setattr(prompt_templates, name, most)
-            _refused(admin.post(versions, json=TEMPLATE), f"{most} ")
-
+def test_a_tenant_has_only_so_many_policies_and_keys(admin: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "MAX_MODELS", 2)
     for model in ("a", "b", "a"):
         assert admin.put("/v1/policies", json=POLICY | {"model": model}).status_code == 200
@@ -51,7 +37,6 @@ def test_a_tenant_has_only_so_many_prompts_policies_and_keys(
     _refused(admin.post(f"/v1/organization/api_keys/{made[0]}/rotate"), "3 keys")
     assert admin.delete(f"/v1/organization/api_keys/{made[0]}").status_code == 200
     assert admin.post("/v1/organization/api_keys", json=asked).status_code == 201
-    assert make_client(other_key).post("/v1/prompts", json=TEMPLATE).status_code == 201, "each tenant by itself"
 
 
 def test_a_form_has_only_so_many_parts(api: httpx2.Client) -> None:

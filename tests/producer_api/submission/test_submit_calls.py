@@ -12,20 +12,12 @@ from headrace.features.flows.pipelines import from_pipeline
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.rollouts.rollouts import RolloutMode
 from headrace.producer_api.access.rate_limits import begin_headers
-from headrace.producer_api.submission import placeholders_before, template_filling
+from headrace.producer_api.submission import placeholders_before
 from headrace.producer_api.submission.draft_job import Receipt
 from headrace.producer_api.submission.prompt_preparation import PromptPreparation
-from headrace.producer_api.submission.template_filling import fill, fill_step
-from headrace.store.errors import (
-    InvalidRequest,
-    NotFound,
-)
 from headrace.store.jobs.jobs import Accepted
-from headrace.store.payloads.prompt_reference import PromptUse, TemplatePlace
-from headrace.store.payloads.step_payload import Marks
 from headrace.store.registry.prompt_templates import Kind, PromptVersion
-from headrace.store.tasks.flow import FlowStepBody, PipelineRequest
-from tests.producer_api.submission.making import refused
+from headrace.store.tasks.flow import PipelineRequest
 from tests.producer_api.submission.test_making_jobs import (
     AT,
     PRINCIPAL,
@@ -116,48 +108,6 @@ def test_placeholders_are_those_of_the_response_before(monkeypatch: pytest.Monke
     assert before(replace(alone, job_before="job_1")) == expected
 
 
-def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = {"instructions": "Know {{ city }}.", "variables": ["city"]}
-
-    def get(_db: object, tenant_id: str, name: str, version: Any) -> PromptVersion:
-        if tenant_id != "acme":
-            raise NotFound(f"no prompt {name}", param="prompt")
-        return PromptVersion("prompt_1", "guide", 2, template, AT)
-
-    monkeypatch.setattr(template_filling, "prompt_templates", SimpleNamespace(get=get))
-    nothing: Any = None
-    asked = request(input={"template": {"id": "guide", "variables": {"city": "Rome"}}})
-    filled = fill(nothing, "acme", asked)
-    assert [one.content for one in filled.input.messages or ()] == ["Know Rome."]
-    assert (filled.prompt_use and filled.prompt_use.version, filled.template_place) == (2, TemplatePlace(1))
-    assert fill(nothing, "acme", request()).input.prompt == "hello"
-    assert refused(fill, nothing, "globex", asked)[::2] == (NotFound, "input.template")
-    wrong = request(input={"template": {"id": "guide", "variables": {"city": 5}}})
-    assert refused(fill, nothing, "acme", wrong)[::2] == (InvalidRequest, "input.template.variables.city")
-
-    def step(**fields: Any) -> FlowStepBody:
-        return FlowStepBody.model_validate({"name": "a", "model": "tiny", "input": {}} | fields)
-
-    made: Any = fill_step(nothing, "acme", step(), asked, Marks(), has_input=True)
-    assert [one.content for one in made.input.messages] == ["Know Rome."]
-    assert fill_step(nothing, "acme", step(), asked, Marks(), has_input=False) is asked
-    plain: Any = fill_step(nothing, "acme", step(), request(), Marks(), has_input=True)
-    assert plain.input.prompt == "hello"
-    use = PromptUse(id="p", name="n", version=1, digest="d")
-    before: Any = fill_step(
-        nothing, "acme", step().made_from(use, TemplatePlace(2)), request(), Marks(), has_input=True
-    )
-    assert (before.prompt_use, before.template_place) == (use, TemplatePlace(2))
-    marks = Marks()
-    marks.mark("input.text")
-    fill_step(nothing, "acme", step(), asked, marks, has_input=True)
-    marks.mark("b.output.text")
-    assert refused(fill_step, nothing, "acme", step(), asked, marks, has_input=True)[::2] == (
-        InvalidRequest,
-        "input.template",
-    )
-
-
 PIPELINE = {"steps": [{"name": "only", "model": "tiny", "input": {"prompt": "x"}}]}
 
 
@@ -234,12 +184,12 @@ def test_a_short_text_is_neither_cut_nor_tokenized(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("headrace.producer_api.submission.prompt_preparation.TASK_INPUTS", {"generate": Inputs()})
     nothing: Any = None
     serving = stand_in(serving=lambda queue: stand_in(capacity=100))
-    preparation = PromptPreparation(nothing, serving, SETTINGS, nothing)
+    preparation = PromptPreparation(nothing, serving, SETTINGS, nothing, nothing)
     around = len(request(input={"prompt": "x"}).model_dump_json(include={"input"})) - 1
     fits, over = (request(input={"prompt": "x" * (400 - around + more)}) for more in (0, 1))
     assert preparation.cut_to_length(fits, VERSION) is fits
     assert (preparation.cut_to_length(over, VERSION), cut) == ("shorter", [100])
-    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), SETTINGS, nothing)
+    wider = PromptPreparation(nothing, stand_in(serving=lambda queue: None), SETTINGS, nothing, nothing)
     assert (wider.cut_to_length(request(input={"prompt": "x" * 4000}), VERSION), cut[-1]) == ("shorter", 512)
     short = request(input={"prompt": "x" * 1000})
     assert wider.cut_to_length(short, VERSION) is short

@@ -8,9 +8,9 @@ from headrace.store.audit_log import hash_of, list_entries
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest
 from headrace.store.payloads.conversation import ChatMessage
+from headrace.store.payloads.prompt_reference import DefaultTemplate
 from headrace.store.payloads.sampling_params import SamplingDefaults
 from headrace.store.registry import versions
-from headrace.store.registry.default_template import DefaultTemplate
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 from headrace.store.registry.models import (
     ModelVersion,

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from headrace.prompts.prompt_template import FilledTemplate, RenderedTemplate, Template
+from headrace.features.templates.prompt_template import RenderedTemplate, Template
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.prompt_reference import MAX_VARIABLES
+from headrace.store.payloads.prompt_reference import MAX_VARIABLES, FilledTemplate
 from headrace.store.payloads.strict_model import MAX_TEXT_CHARS
 
 ANY = {"type": "object", "properties": {"x": {}, "big": {}, "y": {"default": None}}}
@@ -188,7 +188,7 @@ def test_the_steps_and_the_time_of_a_template_are_bounded(monkeypatch: pytest.Mo
         with pytest.raises(InvalidRequest) as refused:
             fill(text, x=[1] * num, y="")
         assert "over 10000 steps" in refused.value.message
-    monkeypatch.setattr("headrace.prompts.prompt_template.CPU_S", -1.0)
+    monkeypatch.setattr("headrace.features.templates.prompt_template.CPU_S", -1.0)
     with pytest.raises(InvalidRequest, match=r"over -1\.0 s"):
         fill(loop, x=[1])
     assert fill("{{ x }}", x=1) == "1"

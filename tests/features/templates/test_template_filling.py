@@ -1,16 +1,18 @@
 """Prompt templates that are filled with the values of a request. No services."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from headrace.producer_api.submission.template_filling import combined, fill_version, messages_of
-from headrace.prompts.prompt_template import FilledTemplate
-from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.prompt_reference import TemplatePlace
+from headrace.features.templates import template_filling
+from headrace.features.templates.template_filling import TenantTemplates, combined, fill_version, messages_of
+from headrace.store.errors import InvalidRequest, NotFound
+from headrace.store.payloads.prompt_reference import DefaultTemplate, FilledTemplate, TemplatePlace
 from headrace.store.registry.prompt_templates import PromptVersion
 from headrace.store.tasks.generate import GenerateInput
-from tests.producer_api.submission.steps.making import AT, QUESTION
+from tests.producer_api.submission.steps.making import AT, QUESTION, VERSION, request
 from tests.refusals import Naming, refusal
 
 TEMPLATE = {
@@ -67,3 +69,40 @@ def test_a_template_is_filled_with_the_values_that_it_declares() -> None:
 )
 def test_values_that_a_template_does_not_declare_are_refused(values: dict[str, Any], named: str, param: str) -> None:
     assert refusal(fill_version, version(), values) == (InvalidRequest, Naming(named), "invalid_value", param)
+
+
+NOT_ASKED: Any = None
+DEFAULT = DefaultTemplate.model_validate(
+    {"id": "p", "name": "n", "version": 1, "digest": "d", "messages": [{"role": "system", "content": "Be brief."}]}
+)
+
+
+def test_a_template_is_filled_in_with_the_names_of_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_db: object, tenant_id: str, name: str, number: Any) -> PromptVersion:
+        if tenant_id != "acme":
+            raise NotFound(f"no prompt {name}", param="prompt")
+        return version({"instructions": "Know {{ city }}.", "variables": ["city"]})
+
+    monkeypatch.setattr(template_filling, "prompt_templates", SimpleNamespace(get=get))
+    fill = TenantTemplates(NOT_ASKED).fill
+    asked = request({"template": {"id": "guide", "variables": {"city": "Rome"}}})
+    filled = fill("acme", asked)
+    assert [one.content for one in filled.input.messages or ()] == ["Know Rome."]
+    assert (filled.prompt_use and filled.prompt_use.version, filled.template_place) == (2, TemplatePlace(1))
+    assert fill("acme", request({"prompt": "hello"})).input.prompt == "hello"
+    assert refusal(fill, "globex", asked)[::3] == (NotFound, "input.template")
+    wrong = request({"template": {"id": "guide", "variables": {"city": 5}}})
+    assert refusal(fill, "acme", wrong)[::3] == (InvalidRequest, "input.template.variables.city")
+
+
+def test_a_default_template_comes_before_a_conversation_alone() -> None:
+    with_default = TenantTemplates(NOT_ASKED).with_default
+    version = replace(VERSION, template=DEFAULT)
+    filled: Any = with_default(request(), version)
+    assert [one.content for one in filled.input.messages] == ["Be brief.", "What?"]
+    assert (filled.prompt_use, filled.template_place.head, filled.template_place.tail) == (DEFAULT.use, 1, 0)
+    assert filled.input.special_tokens == "text"
+    for other in (request({"prompt": "hi"}), request({"messages": [QUESTION], "template": {"id": "p"}}), filled):
+        assert with_default(other, version) is other
+    same = request()
+    assert with_default(same, VERSION) is same

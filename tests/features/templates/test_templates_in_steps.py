@@ -9,7 +9,7 @@ from openai import OpenAI
 from headrace.store.db.database import Database
 from headrace.store.jobs import jobs
 from tests.features.retrieval.test_retrieval_jobs import MILL, QUESTION, claimed, ended, new_store
-from tests.producer_api.submission.test_default_templates import register
+from tests.features.templates.test_default_templates import register
 
 ASK: dict[str, Any] = {
     "name": "ask",

@@ -1,28 +1,35 @@
-"""Fills in the prompt template of a request, on every route that makes jobs.
+"""Fills in the prompt template of a request, on every route that makes jobs, and the default template of a version.
 
 The template's messages come first, then those of the request. What is stored, counted, scanned by the tenant's policy
-and given to the model is the text with the values; beside it the job keeps which version it came from.
+and given to the model is the text with the values; beside it the job keeps which version it came from. A default
+template is a copy, made when a version is registered. It is the operator's text, so it comes in after the policy. A
+request that names a template, or that is no conversation, does without it.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 from pydantic import ValidationError
 
+from headrace.features.templates.prompt_template import RenderedTemplate, Template, rendered
 from headrace.policy.schemas import Validator, check_schema, first_problem
 from headrace.producer_api.server.errors import from_validation
-from headrace.prompts.prompt_template import FilledTemplate, RenderedTemplate, Template, rendered
+from headrace.producer_api.submission.prompt_preparation import PromptTemplates
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, RequestError
 from headrace.store.payloads.conversation import ChatMessage, Role
-from headrace.store.payloads.prompt_reference import PromptReference, PromptUse, TemplatePlace
-from headrace.store.payloads.references import step_of
-from headrace.store.payloads.step_payload import Marks
+from headrace.store.payloads.prompt_reference import (
+    DefaultTemplate,
+    FilledTemplate,
+    PromptReference,
+    PromptUse,
+    TemplatePlace,
+)
 from headrace.store.registry import prompt_templates
+from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.prompt_templates import PromptVersion
-from headrace.store.tasks.flow import FlowStepBody
 from headrace.store.tasks.generate import GenerateInput, GenerateRequest
 from headrace.store.tasks.registry import JobRequest
 
@@ -42,44 +49,50 @@ def check_template(template: Template) -> None:
         raise InvalidRequest(str(error), param="variables") from None
 
 
-def has_template(request: JobRequest) -> TypeGuard[GenerateRequest]:
-    """Return True if a prompt template has to be filled in."""
-    return isinstance(request, GenerateRequest) and request.input.template is not None
+class TenantTemplates(PromptTemplates):
+    """The prompt templates of all tenants, in Postgres."""
 
+    def __init__(self, db: Database) -> None:
+        self._db = db
 
-def fill(db: Database, tenant_id: str, request: GenerateRequest) -> GenerateRequest:
-    """Return the request with the input that its prompt template makes, if it has one. Blocks for up to half a second.
+    def read(self, tenant_id: str, reference: PromptReference) -> tuple[FilledTemplate, PromptUse]:
+        """Return a template with the reference's values, and which version it is."""
+        found = prompt_templates.get(self._db, tenant_id, reference.id, reference.version)
+        return fill_version(found, reference.variables or {})
 
-    Raises NotFound if the tenant has no such version, InvalidRequest if the values or the request do not go with it.
-    """
-    if request.input.template is None:
-        return request
-    try:
-        filled, use = read_and_fill(db, tenant_id, request.input.template)
-    except RequestError as error:
-        raise _of_job(error) from None
-    source, place = combined(request.input, filled)
-    return request.filled_in(source, use, place)
+    def fill(self, tenant_id: str, request: GenerateRequest) -> GenerateRequest:
+        """Return the request with the input that its prompt template makes, if it names one."""
+        if request.input.template is None:
+            return request
+        try:
+            filled, use = self.read(tenant_id, request.input.template)
+        except RequestError as error:
+            raise _of_job(error) from None
+        source, place = combined(request.input, filled)
+        return request.filled_in(source, use, place)
 
+    def snapshot(self, tenant_id: str, reference: PromptReference) -> DefaultTemplate:
+        """Return a copy of a prompt, for a version. Raises InvalidRequest too if it is a raw text."""
+        try:
+            filled, use = self.read(tenant_id, reference)
+        except RequestError as error:
+            error.message += ": a default template gets all its values here, or has a `default` for them"
+            raise
+        messages = messages_of(filled)
+        if filled.text is not None or not messages:
+            raise InvalidRequest(
+                "a default template comes before conversations: store one with `instructions` or `messages`, no raw"
+                " `text`",
+                param="prompt",
+            )
+        return DefaultTemplate(**use.model_dump(), messages=tuple(messages))
 
-def fill_step(
-    db: Database, tenant_id: str, body: FlowStepBody, made: JobRequest, marks: Marks, *, has_input: bool
-) -> JobRequest:
-    """Return the request of a step with the input that its prompt template makes, if it has one. Blocks as ``fill``.
-
-    ``marks``: of its references that are not known yet. Without the job's input, which a template may test, it is not
-    filled in. Raises as ``fill`` does, and InvalidRequest for a template with references to outputs.
-    """
-    if body.filled_from is not None and isinstance(made, GenerateRequest):
-        return made.filled_in(made.input, *body.filled_from)
-    if not has_template(made):
-        return made
-    if any(step_of(path) is not None for path in marks.paths.values()):
-        raise InvalidRequest(
-            "a step with a prompt template refers to the job's input only: its text is made now",
-            param="input.template",
-        )
-    return fill(db, tenant_id, made) if has_input else made
+    def with_default(self, request: JobRequest, version: ModelVersion) -> JobRequest:
+        """Return the request with the messages of the version's default template before its own, if it takes them."""
+        if version.template is None or not isinstance(request, GenerateRequest) or not request.takes_default_template:
+            return request
+        source, place = _preceded(request.input, version.template.messages)
+        return request.filled_in(source, version.template.use, place)
 
 
 def _of_job(error: RequestError) -> RequestError:
@@ -88,12 +101,6 @@ def _of_job(error: RequestError) -> RequestError:
     error.param = sent.replace("prompt", "input.template", 1)
     error.message = error.message.replace(f"`{sent}`", f"`{error.param}`")
     return error
-
-
-def read_and_fill(db: Database, tenant_id: str, reference: PromptReference) -> tuple[FilledTemplate, PromptUse]:
-    """Return a template with the reference's values, and which version it is. Blocks. Raises as ``fill`` does."""
-    found = prompt_templates.get(db, tenant_id, reference.id, reference.version)
-    return fill_version(found, reference.variables or {})
 
 
 def fill_version(found: PromptVersion, values: Mapping[str, Any]) -> tuple[FilledTemplate, PromptUse]:
@@ -126,7 +133,7 @@ def _check_values(template: Template, validator: Validator, values: Mapping[str,
 def combined(source: GenerateInput, filled: FilledTemplate) -> tuple[GenerateInput, TemplatePlace]:
     """Return the input with the template's messages before its own, or with the template's text as the raw prompt."""
     if filled.text is None:
-        return preceded(source, messages_of(filled))
+        return _preceded(source, messages_of(filled))
     if source.messages is not None:
         raise InvalidRequest("the prompt is a raw text, which goes without `messages`", param="input.messages")
     return _made_input(source, {"prompt": filled.text}), TemplatePlace(0)
@@ -141,7 +148,7 @@ def messages_of(filled: FilledTemplate) -> list[ChatMessage]:
     ]
 
 
-def preceded(source: GenerateInput, messages: Sequence[ChatMessage]) -> tuple[GenerateInput, TemplatePlace]:
+def _preceded(source: GenerateInput, messages: Sequence[ChatMessage]) -> tuple[GenerateInput, TemplatePlace]:
     """Return a conversation with these messages before its own. Raises InvalidRequest."""
     made = {"messages": [*messages, *(source.messages or ())]}
     return _made_input(source, made), TemplatePlace(len(messages))

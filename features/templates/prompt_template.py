@@ -12,7 +12,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.prompt_reference import MAX_VARIABLES, VariableName
+from headrace.store.payloads.prompt_reference import MAX_VARIABLES, FilledTemplate, VariableName
 from headrace.store.payloads.strict_model import MAX_TEXT_CHARS, Strict
 
 MAX_STEPS = 10_000
@@ -117,15 +116,6 @@ class Template(Strict):
         """SHA-256 of the template in its canonical form."""
         canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class FilledTemplate:
-    """A template with its values; ``messages`` are (role, text). ``text`` is None unless it is a raw text."""
-
-    instructions: str | None
-    messages: tuple[tuple[str, str], ...]
-    text: str | None = None
 
 
 class _TooLong(Exception):
