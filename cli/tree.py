@@ -74,14 +74,6 @@ TREE = {
     "register": _of(_SERVING, _MODELS["register"]),
     "new-task": Node("Write the package of a task of your own.", "headrace.cli.new_task:new_task", panel=_SERVING),
     "queues": Node("Queues: list, pause, resume.", parts=_QUEUES, panel=_SERVING),
-    "prompts": Node("Prompt templates: list, show, put, render, …", "headrace.cli.client.prompts:app", panel=_SERVING),
-    "tools": Node("Tools that the server calls: list, put, delete.", "headrace.cli.client.tools:app", panel=_SERVING),
-    "approvals": Node(
-        "Calls of tools that wait: list, approve, refuse.", "headrace.cli.client.approvals:app", panel=_JOBS
-    ),
-    "pipelines": Node(
-        "Pipelines: list, show, add, alias, remove.", "headrace.cli.client.pipelines:app", panel=_SERVING
-    ),
     "tenants": Node(
         "Tenants: list, create, rename, disable, enable.", "headrace.cli.operator.access:tenants_app", panel=_TENANTS
     ),

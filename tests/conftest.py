@@ -49,6 +49,11 @@ collect_ignore = [name for name, features in _OF_SEVERAL.items() if not features
 
 # What a feature brings, by names: a parametrised case is a feature's if the first word of an argument is one of these.
 _BROUGHT = {
+    "approvals": "flows",
+    "pipelines": "flows",
+    "prompts": "templates",
+    "rollout": "rollouts",
+    "tools": "flows",
     "/v1/messages": "anthropic",
     "predict": "predict",
     "tabular/predictions": "predict",

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from headrace.cli.client import top
-from headrace.cli.client.pipeline_drawing import svg
 from headrace.client import ApiUnavailable, RequestRefused, ResourceMissing
 from headrace.store.errors import Conflict, InvalidRequest, NotFound
-from tests.cli.client.api_objects import APPROVAL, BOUND, CHECK, PIPELINE, ROLLOUT, TOOL, TWO_DAYS, VERSION
+from tests.cli.client.api_objects import APPROVAL, BOUND, CHECK, ROLLOUT, TOOL, TWO_DAYS, VERSION
 from tests.cli.client.played import Commands, Request, api, headrace
 from tests.cli.client.verb_cases import CASES
 
@@ -272,21 +271,6 @@ def test_a_verb_tells_json(headrace: Commands, line: str, answers: dict[str, Any
     assert json.loads(headrace(f"{line} --json", answers)) == printed
 
 
-def test_pictures_and_definitions_are_files(headrace: Commands, tmp_path: Path) -> None:
-    headrace("rollout show rollout_1 --plot r.svg", {**ROLLOUTS, "GET /v1/rollouts/rollout_1/plot": "<svg>r</svg>"})
-    headrace("pipelines show digest --svg p.svg", {"GET /v1/pipelines/digest": PIPELINE})
-    assert (tmp_path / "r.svg").read_text() == "<svg>r</svg>"
-    assert (tmp_path / "p.svg").read_text() == svg("digest@2", PIPELINE["steps"])
-    (tmp_path / "tool.json").write_text('{"headers": {"X": "1"}, "url": "https://b.example/"}')
-    made = {"GET /v1/tools": [], "POST /v1/tools": TOOL}
-    for options, definition in (
-        ("tool.json", {"headers": {"X": "1"}, "url": "https://b.example/"}),
-        ("tool.json --mcp https://a.example/", {"headers": {"X": "1"}, "type": "mcp", "url": "https://a.example/"}),
-    ):
-        headrace(f"tools put other {options}", made)
-        assert headrace.api.requests[1] == ("POST", "/v1/tools", {**definition, "name": "other"})
-
-
 def test_live_figures_are_lines_until_the_api_refuses(headrace: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr(top, "time", SimpleNamespace(sleep=slept.append))
@@ -361,31 +345,6 @@ def test_a_whole_body_is_sent_as_the_file_has_it(headrace: Commands, tmp_path: P
         "template": {"id": "guide@2", "variables": {}},
         "messages": [{"role": "user", "content": "How?"}],
     }
-
-
-def test_a_definition_in_a_file_is_stored_or_made(headrace: Commands, tmp_path: Path) -> None:
-    file = tmp_path / "one.yaml"
-    file.write_text("text: Say {{ x }}\nvariables: [x]\n")
-    template = {"text": "Say {{ x }}", "variables": ["x"]}
-    added = {"POST /v1/prompts/guide/versions": {"version": 3}}
-    assert headrace(f"prompts put guide {file}", added) == "guide@3 is stored\n"
-    assert headrace.api.requests == [("POST", "/v1/prompts/guide/versions", template)]
-    assert headrace(f"prompts put guide {file}", {"POST /v1/prompts": {"version": 1}}) == "guide@1 is stored\n"
-    assert headrace.api.requests[1] == ("POST", "/v1/prompts", template | {"name": "guide"})
-    missing = (404, {"error": {"message": "no pipeline", "code": "not_found", "param": "pipeline"}})
-    made = {"POST /v1/pipelines/digest/versions": missing, "POST /v1/pipelines": {"version": 1}}
-    assert headrace(f"pipelines add digest {file}", made) == "digest@1 is stored\n"
-    assert headrace.api.requests[1] == ("POST", "/v1/pipelines", template | {"name": "digest"})
-    assert headrace(f"pipelines add digest {file}", {"POST /v1/pipelines/digest/versions": {"version": 2}}) == (
-        "digest@2 is stored\n"
-    )
-    with pytest.raises(ResourceMissing):
-        headrace(f"pipelines add digest {file}", {"POST /v1/pipelines": {"version": 1}})
-    assert len(headrace.api.requests) == 1, "a model of a step is missing, not the pipeline"
-    for bad, said in (("[1]", "nor a mapping"), ("{", "Expecting")):
-        file.write_text(bad)
-        with pytest.raises(InvalidRequest, match=said):
-            headrace(f"prompts put guide {file}", added)
 
 
 SHOWN: dict[str, Any] = JOB | {

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree
 
-from headrace.cli.client.pipeline_drawing import answer_of, layers, svg, text_lines
+from headrace.features.flows.commands.pipeline_drawing import answer_of, layers, svg, text_lines
 
 STEPS = [
     {"name": "both", "model": "m<1>", "needs": ["left", "right"]},

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from headrace.cli.client.object_files import read_object
-from headrace.cli.client.pipeline_drawing import svg, text_lines
 from headrace.cli.client.verbs import connect
 from headrace.cli.groups import noun
 from headrace.cli.render import Json, JsonOption, ago, show, table
 from headrace.client import ResourceMissing
+from headrace.features.flows.commands.pipeline_drawing import svg, text_lines
 from headrace.store.errors import InvalidRequest
 
 app = noun("Pipelines: list, show, add, alias, unalias, remove.")

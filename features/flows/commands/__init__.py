@@ -1,0 +1,1 @@
+"""The commands of pipelines, tools and approvals. They use the API."""
