@@ -35,7 +35,6 @@ HELD = {
     "retention",
     "retrieval",
     "rollouts",
-    "templates",
 }
 """Features that tests of the core use as examples, and rollouts, which flows use: they are not drawn yet."""
 FOLDERS = sorted({name.partition(".")[0] for name in FEATURES})
