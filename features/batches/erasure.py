@@ -40,6 +40,17 @@ WHERE id = ANY(CAST(:ids AS text[]))
     AND NOT EXISTS (SELECT FROM batch_lines WHERE batch_lines.batch_id = batches.id)
 """)
 
+# Deletes old batches that were erased, with their idempotency keys.
+_OLD = """
+WITH old AS (
+    SELECT id FROM batches
+    WHERE purged_at IS NOT NULL
+        AND COALESCE(completed_at, failed_at, expired_at, cancelled_at) < now() - make_interval(secs => :ttl_s)
+    ORDER BY purged_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+DELETE FROM batches USING old WHERE batches.id = old.id
+"""
+
 
 def _erase(connection: Connection, batch_ids: Iterable[str], limit: int) -> int:
     """Erase the contents of ended batches, except their files, at most ``limit`` lines. Returns the number of rows."""
@@ -67,4 +78,5 @@ PART = ErasurePart(
         AND batches.status IN ('validating', 'in_progress', 'finalizing', 'cancelling')""",
     sweeps={"num_batch_rows": _sweep},
     purges=(PurgedRows("batches", _OVER, _purge),),
+    old_rows=_OLD,
 )

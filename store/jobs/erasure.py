@@ -53,7 +53,9 @@ class ErasurePart:
     ``inputs``, ``outputs``: rows of jobs whose input or output was erased just now. ``beside``: rows of jobs that are
     erased at once and altogether, rather than when their times are over. ``needed_by``: SQL of one value, the id of
     what needs contents of a row of ``jobs`` and has not ended. ``sends_output``: SQL of the rows that will still send
-    the output of a row of ``jobs``. ``sweeps``, ``purges``: contents that are no job's.
+    the output of a row of ``jobs``. ``needs_row``: an SQL condition on an emptied row of ``jobs`` that must
+    stay. ``sweeps``, ``purges``: contents that are no job's. ``old_rows``: a statement that deletes ``:limit`` emptied
+    rows that ended longer than ``:ttl_s`` ago.
     """
 
     inputs: EraseRows | None = None
@@ -61,8 +63,10 @@ class ErasurePart:
     beside: EraseRows | None = None
     needed_by: str | None = None
     sends_output: str | None = None
+    needs_row: str | None = None
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     purges: Sequence[PurgedRows] = ()
+    old_rows: str | None = None
 
 
 @cache

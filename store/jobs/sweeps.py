@@ -8,13 +8,15 @@ state that it leaves. All ages and deadlines are counted by the database's clock
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import Row, TextClause, text
 
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import Leadership, lead
 from headrace.store.failpoints import failpoint
+from headrace.store.jobs.erasure import erasure_parts
 from headrace.store.jobs.parent_part import parent_part
 from headrace.store.jobs.terminal import COMPLETED_AFTER, ERROR_AFTER, STATE_AFTER, blamed, conclude, verdict
 from headrace.store.schema.job_states import JobState
@@ -116,20 +118,6 @@ FROM refused WHERE jobs.id = refused.id AND jobs.state = 'queued'
 RETURNING jobs.id
 """)
 
-# Delete old jobs that ``store.jobs.erasure`` has emptied (each tenant has its own retention of contents), unless a
-# later response needs the items of this one. Those are told by their size, for which Postgres does not read them: `[]`
-# has at most 8 bytes.
-_PURGE_JOBS = text("""
-WITH old AS (
-    SELECT id FROM jobs
-    WHERE completed_at < now() - make_interval(secs => :ttl_s)
-        AND input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL
-        AND (SELECT count(*) FROM responses AS kept WHERE kept.job_id = jobs.id AND pg_column_size(kept.input) > 8) = 0
-    ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
-)
-DELETE FROM jobs USING old WHERE jobs.id = old.id
-""")
-
 # Delete old idempotency keys.
 _PURGE_KEYS = text("""
 WITH old AS (
@@ -138,18 +126,6 @@ WITH old AS (
 )
 DELETE FROM idempotency_keys AS held USING old
 WHERE held.tenant_id = old.tenant_id AND held.route = old.route AND held.key = old.key
-""")
-
-# Delete old batches, with their idempotency keys. Their lines and contents were deleted before
-# (``features.retention.retention``).
-_PURGE_BATCHES = text("""
-WITH old AS (
-    SELECT id FROM batches
-    WHERE purged_at IS NOT NULL
-        AND COALESCE(completed_at, failed_at, expired_at, cancelled_at) < now() - make_interval(secs => :ttl_s)
-    ORDER BY purged_at LIMIT :limit FOR UPDATE SKIP LOCKED
-)
-DELETE FROM batches USING old WHERE batches.id = old.id
 """)
 
 
@@ -256,14 +232,30 @@ def fail_rejected(db: Database, limit: int = 500) -> list[str]:
     return failed
 
 
+@cache
+def _purge_jobs() -> TextClause:
+    """Delete old jobs that ``store.jobs.erasure`` has emptied: each tenant has its own retention of contents."""
+    needed = "".join(f" AND NOT ({part.needs_row})" for part in erasure_parts() if part.needs_row)
+    return text(f"""
+WITH old AS (
+    SELECT id FROM jobs
+    WHERE completed_at < now() - make_interval(secs => :ttl_s)
+        AND input_purged_at IS NOT NULL AND output_purged_at IS NOT NULL{needed}
+    ORDER BY completed_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+DELETE FROM jobs USING old WHERE jobs.id = old.id
+""")
+
+
 def purge(db: Database, record_ttl_s: float, idempotency_ttl_s: float, limit: int) -> int:
-    """Delete emptied jobs, emptied batches and idempotency keys past their time, at most ``limit`` of each.
+    """Delete idempotency keys, emptied jobs and emptied rows of features past their time, at most ``limit`` of each.
 
     Returns the number of deleted rows.
     """
     record, keys = {"ttl_s": float(record_ttl_s)}, {"ttl_s": float(idempotency_ttl_s)}
     num_rows = 0
-    for statement, ttl in ((_PURGE_KEYS, keys), (_PURGE_JOBS, record), (_PURGE_BATCHES, record)):
+    own = [(text(part.old_rows), record) for part in erasure_parts() if part.old_rows]
+    for statement, ttl in ((_PURGE_KEYS, keys), (_purge_jobs(), record), *own):
         with db.autocommit() as connection:
             num_rows += connection.execute(statement, {**ttl, "limit": limit}).rowcount
     return num_rows
