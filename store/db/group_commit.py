@@ -14,8 +14,8 @@ in the order of arrival.
 import asyncio
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -150,21 +150,8 @@ class GroupCommit(Generic[T, R]):
 
     def _take(self) -> list[_Waiter[T, R]]:
         if self._fair_key is not None and len(self.waiting) > self._max_size:
-            self.waiting = self._by_turns(self._fair_key)
+            self.waiting = deque(_in_turns(self.waiting, self._fair_key))
         return [self.waiting.popleft() for _ in range(min(self._max_size, len(self.waiting)))]
-
-    def _by_turns(self, key_of: Callable[[T], str]) -> deque[_Waiter[T, R]]:
-        """Return the waiting calls in round-robin order of their keys."""
-        by_key: dict[str, deque[_Waiter[T, R]]] = {}
-        for call in self.waiting:
-            by_key.setdefault(key_of(call.item), deque()).append(call)
-        turns, ordered = deque(by_key.values()), deque[_Waiter[T, R]]()
-        while turns:
-            calls = turns.popleft()
-            ordered.append(calls.popleft())
-            if calls:
-                turns.append(calls)
-        return ordered
 
     def _outcomes(self, items: Sequence[T]) -> Sequence[R | BaseException]:
         try:
@@ -173,6 +160,17 @@ class GroupCommit(Generic[T, R]):
         except BaseException as error:  # noqa: BLE001 - every caller gets it raised, and the thread must live on
             return [error] * len(items)
         return outcomes
+
+
+def _in_turns(calls: Iterable[_Waiter[T, R]], key_of: Callable[[T], str]) -> list[_Waiter[T, R]]:
+    """Return the first call of each key, then the second of each, and so on."""
+    num_of: Counter[str] = Counter()
+
+    def turn(call: _Waiter[T, R]) -> int:
+        num_of[key := key_of(call.item)] += 1
+        return num_of[key]
+
+    return sorted(calls, key=turn)
 
 
 def isolated(run: Callable[[Sequence[T]], Sequence[R | Exception]]) -> Callable[[Sequence[T]], list[R | Exception]]:
