@@ -14,7 +14,7 @@ LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum |
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare failover
-.PHONY: load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
+.PHONY: containers load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -165,6 +165,9 @@ clients: $(STAMP)  ## other people's clients against a live stack: openai, anthr
 
 client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod models: compiled or refused (after `make clients`)
 	@$(BIN)/python -m tests.clients.schema_survey
+
+containers: $(STAMP)  ## as root, with podman: both images built, the Compose stack under faults of each container: about 30 minutes (TORCH= TORCH_INDEX=)
+	@$(BIN)/python -m tests.compose $(if $(TORCH),--torch $(TORCH)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
 	@$(BIN)/pytest tests/features/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3

@@ -1,4 +1,4 @@
-"""A webhook receiver as a process of its own: ``python -m tests.chaos.receiver PORT LOG SECRETS``.
+"""A webhook receiver as a process of its own: ``python -m tests.chaos.receiver PORT LOG SECRETS [ADDRESS]``.
 
 Every path is ``/<tenant number>/<behaviour>``. It checks each signature with its own HMAC, not with the library that
 the sender uses, and writes down every call with the answer that it gave.
@@ -109,13 +109,13 @@ async def _reply(writer: asyncio.StreamWriter, answer: str) -> None:
     await writer.drain()
 
 
-async def main(port: int, log: Path, secrets: list[str]) -> None:
+async def main(port: int, log: Path, secrets: list[str], address: str = "127.0.0.1") -> None:
     """Serve until killed."""
     receiver = Receiver(Journal(log), secrets)
-    server = await asyncio.start_server(receiver.serve, "127.0.0.1", port, backlog=512)
+    server = await asyncio.start_server(receiver.serve, address, port, backlog=512)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])))
+    asyncio.run(main(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), *sys.argv[4:]))
