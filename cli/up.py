@@ -14,7 +14,7 @@ from headrace.cli.render import say
 from headrace.store.child_process import descendants
 from headrace.store.errors import SettingsError
 from headrace.store.machine import parse_memory
-from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.engine_spec import EngineKind, check_server_arguments
 from headrace.store.registry.models import ModelVersion
 from headrace.store.scale_bounds import parse_range
 from headrace.store.settings import Settings, load_settings
@@ -103,6 +103,7 @@ def server_choice(
         return None
     if engine is EngineKind.OPENAI:
         raise SettingsError("`headrace up` starts no server of the kind openai: `headrace register --url` names yours")
+    check_server_arguments(engine, arguments)
     return ServerChoice(engine, python or settings.engine_python, tuple(arguments))
 
 

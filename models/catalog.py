@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from headrace.models import hub
 from headrace.models.adapter_registration import add_base_option, register_adapter_given
 from headrace.models.external_registration import add_engine_options, engine_of, register_external
-from headrace.models.families.model_folder import describe, task_inputs
+from headrace.models.families.model_folder import check_model, describe, task_inputs
 from headrace.models.own_registration import add_task_options, register_own, take_source
 from headrace.store.child_process import last_line
 from headrace.store.db.database import Database
@@ -236,6 +236,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add_engine_options(registering)
     hub.add_hub_option(registering)
     registering.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16", "int8"))
+    checking = verbs.add_parser("check", help="can the engine run these folders? Reads no weights")
+    checking.add_argument("sources", nargs="+", type=Path, help="Hugging Face model folders")
     measuring = verbs.add_parser("measure", help="measure how far bfloat16 and int8 are from float32, and keep it")
     measuring.add_argument("source", type=Path, help="a Hugging Face model folder")
     for printing in (registering, measuring):
@@ -382,6 +384,8 @@ def _recommended(source: str, settings: Settings) -> SamplingDefaults | None:
 def _run(options: argparse.Namespace) -> str:
     if options.verb == "fetch":
         return _fetch_visibly(options.name, options.into)
+    if options.verb == "check":
+        return "\n".join(check_model(folder.resolve()).runner for folder in options.sources)
     return _measure(options.source, as_json=options.json) if options.verb == "measure" else _register(options)
 
 

@@ -69,10 +69,7 @@ def main() -> int:
 def _settings() -> Settings:
     settings = require_services(load_settings())
     parse_networks(settings.webhook_allow_networks)
-    try:
-        configure_logging(settings.log_level)
-    except ValueError as error:
-        raise SettingsError(f"HEADRACE_LOG_LEVEL: {error}") from error
+    configure_logging(settings.log_level)
     check_transport(settings)
     open_seal(settings)  # malformed keys are told before anything is opened
     failpoints.install(settings.failpoints)

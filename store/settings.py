@@ -4,6 +4,7 @@
 starts with ``HEADRACE_`` and names no setting, or a value that does not parse, stops the process.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -257,6 +258,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_a_level(cls, value: str) -> str:
+        if value.upper() not in logging.getLevelNamesMapping():
+            raise ValueError("one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+        return value
 
     @field_validator("autoscale")
     @classmethod

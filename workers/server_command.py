@@ -6,7 +6,7 @@ from pathlib import Path
 from headrace.models.families.model_folder import registered_folder
 from headrace.store.errors import ModelLoadError, SettingsError
 from headrace.store.machine import has_bfloat16, has_nvidia_card
-from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec, check_server_arguments
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.settings import Settings, environment_of_others
 
@@ -20,12 +20,6 @@ _SLEEP = ("--enable-sleep-mode",)
 _CPU_KV_GIB = "4"
 """The KV cache of vLLM's CPU build, in GiB."""
 
-_OWN: Mapping[EngineKind, frozenset[str]] = {
-    EngineKind.VLLM: frozenset({"--model", "--host", "--port", "--served-model-name", "--uds", "--api-key"}),
-    EngineKind.SGLANG: frozenset({"--model-path", "--host", "--port", "--served-model-name", "--api-key"}),
-}
-"""The arguments that the worker gives: the operator's would make it ask another server."""
-
 
 def server_argv(
     version: ModelVersion, settings: Settings, *, port: int, arguments: Sequence[str], can_sleep: bool = False
@@ -36,7 +30,7 @@ def server_argv(
     installation, and ModelLoadError for weights that are not the registered ones.
     """
     spec = version.engine
-    check_arguments(spec.kind, arguments)
+    check_server_arguments(spec.kind, arguments)
     python = _python(spec.kind, settings)
     if spec.weights_digest is None:
         raise ModelLoadError(
@@ -45,15 +39,6 @@ def server_argv(
         )
     folder = registered_folder(version)
     return [str(python), "-P", "-m", *_program(spec, folder, port, python), *_SLEEP * can_sleep, *arguments]
-
-
-def check_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
-    """Raise SettingsError if a worker cannot start such a server, or gives one of the arguments itself."""
-    if kind not in _OWN:
-        raise SettingsError(f"a worker cannot start a server of the kind {kind.value}: register it with its --url")
-    stray = sorted({name for word in arguments if (name := word.partition("=")[0]) in _OWN[kind]})
-    if stray:
-        raise SettingsError(f"the worker gives {', '.join(stray)} itself: leave it out")
 
 
 def server_environment(spec: EngineSpec, api_key: str, *, can_sleep: bool = False) -> dict[str, str]:

@@ -54,18 +54,27 @@ def ensure_key(db: Database, home: Home) -> str:
     return key
 
 
-def check_paths(models: Sequence[str]) -> None:
-    """Raise Unavailable, with advice, for a path that is no folder of a model. It needs no service."""
+def check_asked(models: Sequence[str], *, may_be_registered: bool) -> None:
+    """Raise Unavailable, with advice, for a path that is no folder of a model, or a name without a source.
+
+    It needs no service. ``may_be_registered``: there is a database, which may know the name (``check_names``).
+    """
     for asked in models:
-        if _is_path(asked) and not Path(asked).expanduser().is_dir():
+        if not (_has_source(asked) or (may_be_registered and not _is_path(asked))):
             raise Unavailable(_unknown(asked))
+
+
+def check_folders(models: Sequence[str], home: Home, env: Mapping[str, str]) -> None:
+    """Raise Unavailable with the reason if Headrace's own engine cannot run a given folder. It needs no service."""
+    folders = [str(Path(asked).expanduser()) for asked in models if _is_path(asked)]
+    if folders:
+        run_module("headrace.models.catalog", ["check", *folders], env, home.log("models"))
 
 
 def check_names(db: Database, models: Sequence[str]) -> None:
     """Raise Unavailable, with advice, if a model has no source. Call it before the first of them is fetched."""
     for asked in models:
-        is_there = asked in _WITHOUT_FILES or asked in CATALOGUE or Path(asked).expanduser().is_dir()
-        if not is_there and _usable(db, asked) is None:
+        if not _has_source(asked) and _usable(db, asked) is None:
             raise Unavailable(_unknown(asked))
 
 
@@ -148,6 +157,11 @@ def _register(
     version = resolve(db, said.split()[-1])
     say(f"model {name} registered")
     return version
+
+
+def _has_source(asked: str) -> bool:
+    """True for what needs no registration: a model without files, of the catalogue, or a folder."""
+    return asked in (*_WITHOUT_FILES, *CATALOGUE) or Path(asked).expanduser().is_dir()
 
 
 def _is_path(asked: str) -> bool:

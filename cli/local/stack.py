@@ -14,8 +14,9 @@ from pathlib import Path
 from headrace.cli.local.engine_environment import ensure_environment
 from headrace.cli.local.home import Home, StackRecord
 from headrace.cli.local.prepare import (
+    check_asked,
+    check_folders,
     check_names,
-    check_paths,
     ensure_key,
     ensure_model,
     ensure_server_model,
@@ -25,17 +26,20 @@ from headrace.cli.local.prepare import (
 from headrace.cli.local.process import PYTHON, answers
 from headrace.cli.local.services import Services, running_services
 from headrace.cli.local.stopping import wait_until_ready
+from headrace.store.calls.addresses import parse_networks
 from headrace.store.child_process import Child, Command
 from headrace.store.db.database import Database
 from headrace.store.db.roles import API, WORKER
 from headrace.store.db.seal_part import check_seal, open_seal
-from headrace.store.errors import Unavailable
+from headrace.store.db.tls import check_transport
+from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.ports import free_port
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import ModelVersion, resolve
 from headrace.store.seal import Seal
-from headrace.store.settings import Settings, child_environment, redis_environment
+from headrace.store.settings import Settings, child_environment, otel_environment, redis_environment
 from headrace.store.supervisor import Program, Supervisor
+from headrace.store.tracing.otel_settings import read_otel_settings
 
 Say = Callable[[str], None]
 
@@ -101,11 +105,14 @@ def running_stack(
     Unavailable if a part cannot be started; the parts that were started are stopped then.
     """
     check_installed()
-    check_paths(models)
+    _check_settings(settings)
     seal = open_seal(settings)
     home = Home(settings.home)
+    check_asked(models, may_be_registered=bool(settings.database_url) or (home.path / "pg").exists())
     with ExitStack() as cleanup:
         cleanup.enter_context(home.locked())
+        if server is None:
+            check_folders(models, home, child_environment({}))
         engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, models, say))}
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})
@@ -182,6 +189,18 @@ def check_installed() -> None:
             f"this Headrace was installed without its extra `local`, which brings {', '.join(missing)} and servers: "
             "install it again with that extra (README, Two commands)"
         )
+
+
+def _check_settings(settings: Settings) -> None:
+    """Raise SettingsError for what a process of the stack would refuse: before servers and models, not after them."""
+    parse_networks(settings.webhook_allow_networks)
+    read_otel_settings(otel_environment())
+    check_transport(settings)
+    for name, host in (("API", settings.api_host), ("FLOWER", settings.flower_host)):
+        try:
+            free_port(host, 0)
+        except OSError as error:
+            raise SettingsError(f"HEADRACE_{name}_HOST: cannot listen on {host}: {error.strerror or error}") from error
 
 
 def _as_roles(services: Services, env: Mapping[str, str]) -> dict[str, dict[str, str]]:

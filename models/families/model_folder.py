@@ -6,7 +6,7 @@ Pickled weights are refused, because loading them runs code. File names in an in
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,11 @@ def describe(folder: Path) -> ModelFiles:
 
     Raises ModelLoadError, with one sentence, if a file is missing or the model cannot run here.
     """
+    return replace(check_model(folder), digest=folder_digest(folder))
+
+
+def check_model(folder: Path) -> ModelFiles:
+    """Return the facts of a model folder without the digest, for which all weights are read. Raises as ``describe``."""
     check_folder(folder)
     config = read_json(folder / "config.json")
     files = small_files(folder)
@@ -169,7 +174,8 @@ def describe(folder: Path) -> ModelFiles:
         vocab_size, context_window = model.vocab_size, model.context_window
     if task.has_tokenizer(config) and (num_tokens := load_tokenizer(files).vocab_size) > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
-    return ModelFiles(task.spec.runner, folder_digest(folder), context_window, files)
+    weight_files(folder)
+    return ModelFiles(task.spec.runner, "", context_window, files)
 
 
 def registered_folder(version: ModelVersion) -> Path:

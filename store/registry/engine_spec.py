@@ -6,7 +6,7 @@ description with it before it takes a job (``models.external.server_check``).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from ipaddress import IPv6Address
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
-from headrace.store.errors import InvalidRequest
+from headrace.store.errors import InvalidRequest, SettingsError
 from headrace.store.payloads.strict_model import Strict
 
 Modality = Literal["images"]
@@ -36,6 +36,12 @@ SERVER_ADVICE = "vLLM may run it: register it with `--engine vllm` (docs/engines
 """The end of a refusal of a model that Headrace's own engine does not run."""
 
 EXTERNAL_KINDS = tuple(kind for kind in EngineKind if kind is not EngineKind.NATIVE)
+
+_OWN: Mapping[EngineKind, frozenset[str]] = {
+    EngineKind.VLLM: frozenset({"--model", "--host", "--port", "--served-model-name", "--uds", "--api-key"}),
+    EngineKind.SGLANG: frozenset({"--model-path", "--host", "--port", "--served-model-name", "--api-key"}),
+}
+"""The arguments that the worker gives: the operator's would make it ask another server."""
 
 
 class EngineSpec(Strict):
@@ -141,3 +147,12 @@ def _address(value: str) -> str:
     if path.rpartition("/")[2] == "v1":
         raise ValueError(f"leave out /v1; {example}")
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def check_server_arguments(kind: EngineKind, arguments: Sequence[str]) -> None:
+    """Raise SettingsError if a worker cannot start such a server, or gives one of the arguments itself."""
+    if kind not in _OWN:
+        raise SettingsError(f"a worker cannot start a server of the kind {kind.value}: register it with its --url")
+    stray = sorted({name for word in arguments if (name := word.partition("=")[0]) in _OWN[kind]})
+    if stray:
+        raise SettingsError(f"the worker gives {', '.join(stray)} itself: leave it out")

@@ -26,8 +26,10 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
     base = child_environment({"HEADRACE_HOME": str(home)})
     for name in ("DATABASE_URL", "REDIS_URL"):
         base.pop(name, None)
-    argv = [sys.executable, "-m", "headrace.cli.main", *arguments]
-    return subprocess.run(argv, env=base | env, capture_output=True, text=True, timeout=180, check=False)
+    argv = [sys.executable, "-P", "-m", "headrace.cli.main", *arguments]
+    return subprocess.run(
+        argv, cwd=home.parent, env=base | env, capture_output=True, text=True, timeout=180, check=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,11 +39,17 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
         (["jobs"], {}, "no stack", 2),
         (["submit"], {"HEADRACE_API_KEY": "k"}, "prompt or --file", 1),
         (["keys", "create", "me"], {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}, "Postgres", 1),
+        (["up", "--memory", "lots"], {}, "--memory: 'lots'", 2),
+        (["up", "--model", "smollm2", "--model", "gpt-9"], {}, "'gpt-9'", 1),
+        (["up", "--model", "smollm2", "--model", "./empty"], {}, "empty/config.json", 1),
+        (["up", "--engine", "vllm", "--", "--port=1"], {}, "--port", 2),
+        (["up"], {"HEADRACE_API_HOST": "192.0.2.1"}, "HEADRACE_API_HOST: ", 2),
+        (["up"], {"HEADRACE_WEBHOOK_ALLOW_NETWORKS": "10"}, "HEADRACE_WEBHOOK_ALLOW_NETWORKS: ", 2),
+        (["up"], {"HEADRACE_LOG_LEVEL": "loud"}, "HEADRACE_LOG_LEVEL: ", 2),
         *full(
             (["up"], {"HEADRACE_API_PORT": "http"}, "HEADRACE_API_PORT: ", 2),
             (["up"], {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "Postgres", 1),
             (["up"], {"DATABASE_URL": "mysql://x"}, "DATABASE_URL: needs postgresql://", 2),
-            (["up", "--memory", "lots"], {}, "--memory: 'lots'", 2),
             (["up", "--model", "./nowhere"], {}, "folder ./nowhere", 1),
             (
                 ["jobs"],
@@ -64,11 +72,12 @@ def headrace(home: Path, *arguments: str, **env: str) -> subprocess.CompletedPro
 def test_one_line_and_no_stack_trace(
     tmp_path: Path, arguments: list[str], env: dict[str, str], said: str, exit_code: int
 ) -> None:
+    (tmp_path / "empty").mkdir()
     done = headrace(tmp_path / "home", *arguments, **env)
     assert (done.stderr[:10], said in done.stderr) == ("headrace: ", True), done.stderr
     assert done.stderr.count("\n") == 1
     assert done.returncode == exit_code
-    assert not (tmp_path / "home" / "pg").exists()
+    assert not [name for name in ("pg", "valkey", "models", "engines") if (tmp_path / "home" / name).exists()]
 
 
 def denied(sqlstate: str) -> Exception:

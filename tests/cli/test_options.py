@@ -168,6 +168,7 @@ def played_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         def services(*_: Any) -> Iterator[Services]:
             yield Services("postgresql+psycopg://app@/db?host=s", "unix://v", (), has_roles=has_roles)
 
+        (tmp_path / "pg").mkdir(exist_ok=True)  # where models are registered
         monkeypatch.setattr(stack, "running_services", services)
         monkeypatch.setattr(stack, "_prepare", lambda *_: ("hr_key", versions, names))
         monkeypatch.setattr(stack, "answers", lambda url: url)

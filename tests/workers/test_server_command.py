@@ -12,9 +12,9 @@ import pytest
 
 from headrace.store import machine
 from headrace.store.errors import SettingsError, Unavailable
-from headrace.store.registry.engine_spec import EngineKind, EngineSpec
+from headrace.store.registry.engine_spec import EngineKind, EngineSpec, check_server_arguments
 from headrace.store.settings import Settings
-from headrace.workers.server_command import check_arguments, server_argv, server_environment
+from headrace.workers.server_command import server_argv, server_environment
 from headrace.workers.server_process import ServerProcess, server_log
 from tests.workers.receiver import Answer, Receiver
 
@@ -109,9 +109,9 @@ def test_arguments_that_only_the_worker_may_give_are_refused(
     kind: EngineKind, arguments: list[str], reason: str
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        check_arguments(kind, arguments)
+        check_server_arguments(kind, arguments)
     assert reason in refused.value.message
-    check_arguments(EngineKind.VLLM, ["--seed", "3", "--model-path", "x"])
+    check_server_arguments(EngineKind.VLLM, ["--seed", "3", "--model-path", "x"])
 
 
 NO_PROCESS = 2**22 + 1
