@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "locks"
 
 EXTRAS = {
-    "control": ("api", "flower", "s3", "otel"),
+    "control": ("api", "audio", "flower", "s3", "otel"),
     "worker": ("worker", "s3", "otel", "retrieval"),
     "local": ("local",),
     "dev": ("dev",),

@@ -3,10 +3,9 @@
 from headrace.features.files import files
 from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.features.files.files import File
-from headrace.features.transcribe.audio_file import AudioBounds, inspect
 from headrace.features.transcribe.task import AudioSource, TranscribeRequest
 from headrace.store.db.database import Database
-from headrace.store.errors import NotFound
+from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.settings import Settings
 
 _FILE_ID = "input.file_id"
@@ -29,6 +28,15 @@ def with_audio(request: TranscribeRequest, tenant_id: str, settings: Settings, d
 
 def audio_of(file: File, blobs: Blobs, settings: Settings, param: str) -> AudioSource:
     """Return what a file holds. Blocks. Raises InvalidRequest with ``param`` if it is not accepted, Unavailable."""
+    try:
+        # Here, because an API without the extra has neither soundfile nor numpy.
+        from headrace.features.transcribe.audio_file import AudioBounds, inspect  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(
+            f"this server reads no audio, because {error.name} is missing: install Headrace with the extra `audio`",
+            code="unsupported_audio",
+            param=param,
+        ) from None
     bounds = AudioBounds(settings.max_audio_s, most_channels=8, least_hz=8000, most_hz=192_000)
     with blobs.open(file.digest) as content:
         found = inspect(content, bounds, param)

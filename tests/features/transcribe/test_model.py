@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -180,6 +181,16 @@ def test_the_official_client_reads_every_format(stand: Stand) -> None:
     assert [one.type for one in events] == [*["transcript.text.delta"] * 3, "transcript.text.done"]
     assert "".join(one.delta for one in events[:-1]) == events[-1].text == text
     assert events[-1].usage.total_tokens > events[-1].usage.input_tokens == 58 * 50
+
+
+def test_without_the_extra_an_upload_says_what_to_install(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "headrace.features.transcribe.audio_file", raising=False)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    answer = stand.api.post(URL, files={"file": ("a.wav", audio_file(tone(1, RATE)))}, data={"model": "ears"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unsupported_audio", "file")
+    assert "soundfile is missing: install Headrace with the extra `audio`" in error["message"]
+    assert (stand.num_files(), stand.jobs()) == (0, [])
 
 
 def test_what_is_refused_is_not_stored(stand: Stand) -> None:
