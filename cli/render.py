@@ -122,7 +122,7 @@ def _job_row(job: JobInfo) -> Sequence[RenderableType]:
         f"{job['model']}@{job['model_version']}",
         ago(job["created_at"]),
         f"{usage['input_tokens']}+{usage['output_tokens']}" if usage else "",
-        _ms(usage and usage["queue_ms"]),
+        _ms(usage and usage["queue_ms"]) or _starts(job),
         _ms(usage and usage["compute_ms"]),
     )
 
@@ -136,6 +136,7 @@ def job_facts(job: JobInfo, waits_because: str = "") -> Text:
         "queue": f"place {place['position']} in {place['name']}" if place["position"] else "",
         "waits": waits_because,
         "created": ago(job["created_at"]),
+        "starts": _starts(job),
         "started": ago(job["started_at"]) if job["started_at"] else "",
         "ended": ago(job["completed_at"]) if job["completed_at"] else "",
         "attempt": f"{job['attempt']} of at most {job['max_attempts']}" if job["attempt"] else "",
@@ -314,6 +315,14 @@ def _took(ms: float | None) -> str:
 
 def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.0f} ms"
+
+
+def _starts(job: JobInfo) -> str:
+    """When the job starts, if it waits for that."""
+    start_after = job.get("start_after")
+    if not start_after or job["status"] != "queued" or start_after <= datetime.now(UTC).timestamp():
+        return ""
+    return f"not before {datetime.fromtimestamp(start_after, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def ago(created_at: float) -> str:

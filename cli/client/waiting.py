@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -56,6 +57,8 @@ def tell(client: OperatorClient, job_id: str, has_begun: threading.Event) -> Non
 def what_for(job: JobInfo, state: dict[str, Any]) -> str:
     """Return the reason of a queued job's wait, as the live figures ``state`` give it."""
     name, position = job["queue"]["name"], job["queue"].get("position")
+    if (job.get("start_after") or 0) > datetime.now(UTC).timestamp():
+        return "its time to start has not come"
     if job.get("parent_id") and not position:
         return f"steps of {job['parent_id']} must end before"
     for problem in state["problems"]:

@@ -86,7 +86,7 @@ def next_step(progress: BatchProgress) -> BatchStep:
         case BatchStatus.IN_PROGRESS:
             num_taken = batch.num_completed + batch.num_failed + progress.num_unfinished
             if num_taken < batch.num_total and progress.remaining_s > 0:
-                return BatchStep.TAKE_LINES
+                return BatchStep.WAIT if progress.is_early else BatchStep.TAKE_LINES
             return BatchStep.WAIT if progress.num_unfinished else BatchStep.FINALIZE
         case BatchStatus.CANCELLING:
             return BatchStep.CANCEL_JOBS if progress.num_unfinished else BatchStep.PUBLISH

@@ -30,7 +30,7 @@ from headrace.producer_api.submission.submit import RETRY_WITHIN_S
 from headrace.producer_api.tasks.registry import parser_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.job_payload import MetadataKey, MetadataValue
+from headrace.store.payloads.job_payload import MetadataKey, MetadataValue, later_time
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tenants.api_keys import Principal
 
@@ -71,6 +71,9 @@ class BatchRequest(Body):
     input_file_id: str
     endpoint: str
     completion_window: str = Field(description="`1h` to `168h`, or `1d` to `7d`")
+    start_after: int | None = Field(
+        None, ge=0, description="Unix seconds before which no line runs, at most 366 days ahead; the window begins then"
+    )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     output_expires_after: ExpiresAfter | None = None
 
@@ -156,6 +159,7 @@ def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints:
         idempotency_key=key,
         api_key_id=api_key_id,
         project_id=origin.project_id,
+        start_after=None if body.start_after is None else later_time(body.start_after),
         traceparent=None if origin.trace is None else origin.trace.header,
     )
 

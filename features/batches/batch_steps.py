@@ -48,11 +48,15 @@ class StoredLine:
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """An unfinished batch, the number of its jobs that have not ended, and the time left in its window, in seconds."""
+    """An unfinished batch, the number of its jobs that have not ended, and the time left in its window, in seconds.
+
+    ``is_early``: its ``start_after`` has not come.
+    """
 
     batch: Batch
     num_unfinished: int
     remaining_s: float
+    is_early: bool
 
 
 # All batches that have not ended.
@@ -84,7 +88,8 @@ _LOCK = text("SELECT id FROM batches WHERE id = :id FOR NO KEY UPDATE")
 _PROGRESS = text(f"""
 SELECT {COLUMNS},
     (SELECT count(*) FROM batch_lines WHERE batch_id = batches.id AND outcome IS NULL) AS num_unfinished,
-    CAST(extract(epoch FROM expires_at - now()) AS float8) AS remaining_s
+    CAST(extract(epoch FROM expires_at - now()) AS float8) AS remaining_s,
+    COALESCE(start_after > now(), false) AS is_early
 FROM batches WHERE id = :id
 """)
 
@@ -195,7 +200,7 @@ def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgr
         connection.execute(_LOCK, {"id": batch_id})
         connection.execute(_COUNT_ENDED, {"id": batch_id})
         row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return BatchProgress(from_row(row, db.seal), row["num_unfinished"], row["remaining_s"])
+    return BatchProgress(from_row(row, db.seal), row["num_unfinished"], row["remaining_s"], row["is_early"])
 
 
 def start(

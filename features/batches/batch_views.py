@@ -74,6 +74,7 @@ class BatchObject(BaseModel):
     output_file_id: str | None
     error_file_id: str | None
     created_at: int
+    start_after: int | None = Field(None, description="no line runs before; null: it need not wait")
     in_progress_at: int | None
     expires_at: int
     finalizing_at: int | None
@@ -113,6 +114,7 @@ def batch_object(batch: Batch) -> BatchObject:
         output_file_id=batch.output_file_id,
         error_file_id=batch.error_file_id,
         created_at=int(batch.created_at.timestamp()),
+        start_after=seconds(batch.start_after),
         in_progress_at=seconds(batch.in_progress_at),
         expires_at=int(batch.expires_at.timestamp()),
         finalizing_at=seconds(batch.finalizing_at),

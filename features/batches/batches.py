@@ -67,6 +67,7 @@ class Batch:
     cancelled_at: datetime | None
     purged_at: datetime | None
     traceparent: str | None
+    start_after: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class NewBatch:
     """The request for a batch. Only the first of ``fingerprints`` is stored.
 
     The usage is counted for ``api_key_id`` and ``project_id``. ``limits`` are the limits of the tenant and of the key.
-    ``traceparent``: the span of the request, if it is traced.
+    ``traceparent``: the span of the request, if it is traced. ``window_s`` counts from now or from ``start_after``.
     """
 
     url: str
@@ -88,6 +89,7 @@ class NewBatch:
     project_id: str | None
     limits: RequestLimits = field(default_factory=RequestLimits)
     traceparent: str | None = None
+    start_after: datetime | None = None
 
 
 COLUMNS = ", ".join(Batch.__slots__)
@@ -97,10 +99,11 @@ _INSERT = text(f"""
 WITH kept AS ({IS_KEPT})
 INSERT INTO batches (
     id, tenant_id, url, input_file_id, input_digest, completion_window, metadata, output_ttl_s, fingerprint,
-    idempotency_key, api_key_id, project_id, traceparent, expires_at)
+    idempotency_key, api_key_id, project_id, traceparent, start_after, expires_at)
 SELECT
     :id, :tenant_id, :url, :file_id, digest, :completion_window, CAST(:metadata AS jsonb), :output_ttl_s,
-    :fingerprint, :idempotency_key, :api_key_id, :project_id, :traceparent, now() + make_interval(secs => :window_s)
+    :fingerprint, :idempotency_key, :api_key_id, :project_id, :traceparent, :start_after,
+    GREATEST(now(), CAST(:start_after AS timestamptz)) + make_interval(secs => :window_s)
 FROM kept
 ON CONFLICT (tenant_id, idempotency_key) DO NOTHING
 RETURNING {COLUMNS}
@@ -191,6 +194,7 @@ def create(db: Database, tenant_id: str, new: NewBatch, file: File) -> Batch:
         "project_id": new.project_id,
         "traceparent": new.traceparent,
         "window_s": new.window_s,
+        "start_after": new.start_after,
     }
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, values)

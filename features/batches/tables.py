@@ -62,6 +62,8 @@ batches = Table(
     Column("output_file_id", String),
     Column("error_file_id", String),
     timestamp("created_at", required=True),
+    # No line is submitted before.
+    timestamp("start_after"),
     timestamp("in_progress_at"),
     Column("expires_at", DateTime(timezone=True), nullable=False),
     timestamp("finalizing_at"),

@@ -96,6 +96,7 @@ def flow_row(
         model=last.version.model,
         model_version=last.version.version,
         queue=UNSERVED_QUEUE,
+        start_after=request.starts_at(),
         service_class=request.service_class,
         priority=request.priority,
         payload={},
@@ -125,8 +126,10 @@ def new_step(flow: NewJob, step: PreparedStep) -> NewJob:
         model=version.model,
         model_version=version.version,
         model_digest=version.digest,
-        # A step that waits for others is in no worker's queue.
-        queue=UNSERVED_QUEUE if step.body.needs else queue_name(version.model, version.version),
+        # A step that waits for others, or for the time of its flow, is in no worker's queue.
+        queue=UNSERVED_QUEUE if step.body.needs or flow.start_after else queue_name(version.model, version.version),
+        # The others become ready by these.
+        start_after=None if step.body.needs else flow.start_after,
         payload=dict(step.payload or {}),
         input_tokens=step.input_tokens,
         cost_tokens=step.input_tokens + step.max_tokens,

@@ -63,6 +63,8 @@ class CacheLookups(CacheOff):
 
     def with_job(self, draft: DraftJob, job: NewJob) -> NewJob:
         """Return the job with its lookup, if it may get the answer of another one."""
+        if job.start_after is not None:
+            return job  # those that share its answer would wait for it
         wish, version = read_wish(draft.origin.cache), known(draft.version)
         lookup = self.lookup(wish, version, draft.policy_version, draft.payload, job.payload, task=job.task)
         return job if lookup is None else replace(job, lookup=lookup)

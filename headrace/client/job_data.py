@@ -48,6 +48,7 @@ class JobBody(TypedDict, total=False):
     service_class: Literal["interactive", "standard", "batch"]
     priority: int
     deadline_ms: int
+    start_after: int
     max_attempts: int
     webhook: Mapping[str, Any]
     user: str
@@ -89,6 +90,7 @@ class JobInfo(TypedDict):
     service_class: str
     priority: int
     created_at: int
+    start_after: int | None
     started_at: int | None
     completed_at: int | None
     expires_at: int | None

@@ -100,6 +100,7 @@ class JobObject(BaseModel):
     service_class: ServiceClass
     priority: int
     created_at: int
+    start_after: int | None = Field(None, description="it does not start before; null: it need not wait")
     started_at: int | None
     completed_at: int | None
     expires_at: int | None
@@ -206,6 +207,7 @@ def job_object(
         service_class=job.service_class,
         priority=job.priority,
         created_at=int(job.created_at.timestamp()),
+        start_after=seconds(job.start_after),
         started_at=seconds(job.started_at),
         completed_at=seconds(job.completed_at),
         expires_at=seconds(job.deadline_at),
@@ -265,7 +267,8 @@ def body_object(job: Job) -> JobBodyObject:
 def _body(job: Job, own: Mapping[str, Any]) -> JobBodyObject:
     if own.get("input") is None and own.get("steps") is None:
         raise Gone(f"the input of job {job.id} is no longer kept")
-    deadline = None if job.deadline_at is None else round((job.deadline_at - job.created_at).total_seconds() * 1000)
+    began_at = max(job.created_at, job.start_after or job.created_at)
+    deadline = None if job.deadline_at is None else round((job.deadline_at - began_at).total_seconds() * 1000)
     fields = {
         **own,
         "service_class": job.service_class,

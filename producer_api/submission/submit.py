@@ -32,7 +32,7 @@ from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, Fallback, NewJob
 from headrace.store.payloads.job_payload import EVERY_MODEL
 from headrace.store.registry.models import ModelVersion, queue_name
-from headrace.store.schema.job_states import CacheResult
+from headrace.store.schema.job_states import UNSERVED_QUEUE, CacheResult
 from headrace.store.schema.version_states import VersionState
 from headrace.store.tasks.flow import FlowRequest, JobOrFlowRequest, PipelineRequest
 from headrace.store.tasks.generate import GenerateRequest
@@ -127,7 +127,7 @@ class Submissions:
         draft.headers |= self._rate_limits.spend_request(draft.principal)
         if (found := self._look_up(draft)) is not None:
             return found
-        if self._settings.require_worker:
+        if self._settings.require_worker and draft.request.starts_at() is None:
             self._require_worker(draft)
         if self._is_guarded(draft) or draft.request.has_template or not self._is_quick(draft):
             raise NeedsTenantThread
@@ -197,7 +197,8 @@ class Submissions:
         """Resolve the model. Return the job of the first request if this one is a retry of it."""
         draft.principal.check_model(draft.request.model)
         draft.version = self._catalog.resolve(draft.request.model)
-        if draft.version.is_divided:
+        # No candidate gets a job of later: its rollout may be over then.
+        if draft.version.is_divided and draft.request.start_after is None:
             for hook in self._hooks:
                 hook.choose_version(draft)
         self._refuse_rejected(draft)
@@ -322,13 +323,15 @@ class Submissions:
     def _new_job(self, draft: DraftJob) -> NewJob:
         request, version, payload = draft.request, known(draft.version), known(draft.payload)
         default_s = self._settings.default_deadline_s
+        start_after = request.starts_at()
         return NewJob(
             id=new_id("job"),
             tenant_id=draft.principal.tenant_id,
             task=request.task,
             model=version.model,
             model_version=version.version,
-            queue=queue_name(version.model, version.version),
+            queue=UNSERVED_QUEUE if start_after else queue_name(version.model, version.version),
+            start_after=start_after,
             service_class=request.service_class,
             priority=request.priority,
             # Unset fields are left out: a worker of the previous release does not know the fields of this one.

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeGuard
 
-from sqlalchemy import Connection, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Connection, Dialect, text
+from sqlalchemy.dialects import postgresql
 
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError, IdempotencyKeyReused, Unavailable
@@ -71,7 +71,9 @@ class Lookup(ABC):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock.
+    """A job to accept. ``deadline_s`` counts from acceptance, by the database's clock, or from ``start_after``.
+
+    ``start_after``: it is in ``UNSERVED_QUEUE`` until then, and its first steps too.
 
     ``announce`` asks for ``announced_at`` to be set at once. Postgres does so unless jobs of the queue wait already, or
     in any case if the job ``goes_ahead``.
@@ -126,6 +128,7 @@ class NewJob:
     needs: tuple[str, ...] | None = None
     answer_id: str | None = None
     pipeline_version: int | None = None
+    start_after: datetime | None = None
 
     @property
     def is_stored_chat(self) -> bool:
@@ -186,12 +189,12 @@ class AcceptedTimes:
 
 IdempotencyRow = tuple[str, str, str]  # tenant, route, key
 
+_POSTGRES: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy gives it no types
+
 # The columns that the statement below copies from a NewJob into its row. ``str``: SQLAlchemy's names are a subclass of
 # it, which the JSON encoder does not take.
 _COPIED = {
-    str(column.name): "varchar[]" if isinstance(column.type, ARRAY) else str(column.type)
-    for column in tables.jobs.columns
-    if hasattr(NewJob, column.name)
+    str(column.name): column.type.compile(_POSTGRES) for column in tables.jobs.columns if hasattr(NewJob, column.name)
 }
 _NAMES = ", ".join(_COPIED)
 _TYPED = ", ".join(f"{name} {sql_type}" for name, sql_type in _COPIED.items())
@@ -220,7 +223,8 @@ WITH incoming AS (
     FROM incoming WHERE key IS NULL OR id IN (SELECT job_id FROM new_keys)
 ), created AS (
     INSERT INTO jobs ({_NAMES}, deadline_at, announced_at)
-    SELECT {_NAMES}, now() + make_interval(secs => deadline_s), CASE WHEN announced THEN now() END
+    SELECT {_NAMES}, GREATEST(now(), start_after) + make_interval(secs => deadline_s),
+        CASE WHEN announced THEN now() END
     FROM fresh
     RETURNING id, created_at, deadline_at, announced_at
 ), events AS (

@@ -57,7 +57,7 @@ SELECT
     claimed.id AS job_id, tenant_id, class_rank, epoch, attempt, model, model_version, task, payload,
     input_tokens,
     CAST(extract(epoch FROM deadline_at - clock_timestamp()) AS float8) AS remaining_s,
-    CAST(extract(epoch FROM clock_timestamp() - created_at) AS float8) AS queued_s, max_attempts,
+    CAST(extract(epoch FROM clock_timestamp() - GREATEST(created_at, start_after)) AS float8) AS queued_s, max_attempts,
     crashes, is_suspect, COALESCE(restarts_after, 0) AS restarts_after,
     COALESCE(cache = 'miss', false) AS is_source, to_jsonb(job_checkpoints) AS checkpoint,
     traceparent, parent_id, step, clock_timestamp() AS claimed_at,

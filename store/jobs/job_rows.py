@@ -79,6 +79,7 @@ class Job:
     step: str | None = None
     needs: list[str] | None = None
     answer_id: str | None = None
+    start_after: datetime | None = None
 
     @property
     def service_class(self) -> ServiceClass:

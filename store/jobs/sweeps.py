@@ -118,6 +118,16 @@ FROM refused WHERE jobs.id = refused.id AND jobs.state = 'queued'
 RETURNING jobs.id
 """)
 
+# Put jobs whose time has come into the queues of their versions. Steps of a job go with it; it is in no queue itself.
+_START_DUE = text("""
+WITH due AS (
+    SELECT id FROM jobs
+    WHERE state = 'queued' AND queue = 'cache' AND start_after <= now() AND task <> 'flow'
+    ORDER BY start_after LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE jobs SET queue = model || '@' || model_version FROM due WHERE jobs.id = due.id AND jobs.state = 'queued'
+""")
+
 # Delete old idempotency keys.
 _PURGE_KEYS = text("""
 WITH old AS (
@@ -217,6 +227,12 @@ def expire_overdue(db: Database, limit: int = 500, *, grace_s: float = 30.0) -> 
         if flows:
             parent_part().settle(connection, flows, db.seal, ended=steps)
     return expired
+
+
+def start_due(db: Database, limit: int) -> int:
+    """Let at most ``limit`` jobs go whose ``start_after`` has come; return their number. They are announced later."""
+    with db.autocommit() as connection:
+        return connection.execute(_START_DUE, {"limit": limit}).rowcount
 
 
 def fail_rejected(db: Database, limit: int = 500) -> list[str]:

@@ -6,6 +6,7 @@ parameter that is silently ignored would change the answer.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
@@ -51,18 +52,43 @@ CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceCla
 CLASS_NAMES = {rank: name for name, rank in CLASS_RANKS.items()}
 
 
+LONGEST_AHEAD = timedelta(days=366)
+"""A job or a batch can be told to start at most this much later."""
+
+
+def later_time(seconds: int) -> datetime | None:
+    """Return the time of Unix seconds; None if it has passed. Raises InvalidRequest over ``LONGEST_AHEAD``."""
+    now = datetime.now(UTC)
+    if seconds > (now + LONGEST_AHEAD).timestamp():
+        raise InvalidRequest(f"`start_after` is at most {LONGEST_AHEAD.days} days ahead", param="start_after")
+    found = datetime.fromtimestamp(seconds, UTC)
+    return found if found > now else None
+
+
 class JobTerms(Strict):
     """What a job is to be like, whatever it computes."""
 
     service_class: ServiceClass = ServiceClass.STANDARD
     priority: int = Field(5, ge=0, le=9, description="0 goes first, 9 last, within the service class")
-    deadline_ms: int | None = Field(None, ge=1, le=30 * 86_400_000, description="how long from acceptance to an answer")
+    deadline_ms: int | None = Field(
+        None, ge=1, le=30 * 86_400_000, description="how long from acceptance, or from `start_after`, to an answer"
+    )
+    start_after: int | None = Field(
+        None, ge=0, description="Unix seconds before which it does not start, at most 366 days ahead; null: at once"
+    )
     max_attempts: int | None = Field(None, ge=1, le=100)
     webhook: WebhookSpec | None = None
     user: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = Field(
         None, description="your own user, for whom the usage is counted"
     )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
+
+    def starts_at(self) -> datetime | None:
+        """Return the time before which it must not start; None if that is now or has passed.
+
+        Raises InvalidRequest for a time too far ahead.
+        """
+        return None if self.start_after is None else later_time(self.start_after)
 
     def digest_fields(self) -> dict[str, Any]:
         """Return additional fields that equal requests share but their JSON form does not show."""

@@ -28,7 +28,7 @@ _CANDIDATE = """
     jobs.id, jobs.tenant_id, jobs.class_rank, jobs.priority,
     GREATEST(jobs.cost_tokens, jobs.input_tokens) AS cost_tokens,
     CAST(extract(epoch FROM COALESCE(jobs.deadline_at, 'infinity')) AS float8) AS deadline,
-    CAST(extract(epoch FROM now() - jobs.created_at) AS float8) AS waited_s
+    CAST(extract(epoch FROM now() - GREATEST(jobs.created_at, jobs.start_after)) AS float8) AS waited_s
 """
 _NAMES = "id, tenant_id, class_rank, priority, cost_tokens, deadline, waited_s"
 
@@ -64,14 +64,15 @@ WITH RECURSIVE flows AS (
     ) AS job
 ), longest AS (
     SELECT {_CANDIDATE} FROM (
-        SELECT id, tenant_id, class_rank, priority, cost_tokens, input_tokens, deadline_at, created_at, queue, state,
-            announced_at, is_suspect
+        SELECT id, tenant_id, class_rank, priority, cost_tokens, input_tokens, deadline_at, created_at, start_after,
+            queue, state, announced_at, is_suspect
         FROM jobs
         WHERE jobs.queue = :queue AND state = 'queued'
             AND created_at <= now() - make_interval(secs => GREATEST(:ageing_s, :older_than_s))
         ORDER BY created_at LIMIT :most_looked_at
     ) AS jobs
-    WHERE {_IS_WAITING} ORDER BY created_at LIMIT :num_aged
+    WHERE {_IS_WAITING} AND (start_after IS NULL OR start_after <= now() - make_interval(secs => :ageing_s))
+    ORDER BY GREATEST(created_at, start_after) LIMIT :num_aged
 )
 SELECT {_NAMES} FROM (SELECT {_NAMES} FROM heads UNION SELECT {_NAMES} FROM longest) AS found
 WHERE NOT EXISTS (SELECT FROM queue_controls WHERE queue_controls.queue = :queue)

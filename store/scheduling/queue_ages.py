@@ -18,12 +18,13 @@ MOST_LOOKED_AT = 1_000
 # Read the oldest jobs, and with them those that are announced: where a million old jobs of a lower class wait, the
 # oldest of a better class is among the announced ones.
 _OLDEST = text("""
-SELECT queue, class_rank, CAST(extract(epoch FROM now() - min(created_at)) AS float8) AS oldest_age_s
+SELECT queue, class_rank, CAST(extract(epoch FROM now() - min(since)) AS float8) AS oldest_age_s
 FROM (SELECT DISTINCT queue FROM queue_counts WHERE queue <> :unserved) AS queues CROSS JOIN LATERAL (
-    (SELECT class_rank, created_at FROM jobs WHERE jobs.queue = queues.queue AND state = 'queued'
+    (SELECT class_rank, GREATEST(created_at, start_after) AS since FROM jobs
+        WHERE jobs.queue = queues.queue AND state = 'queued'
         ORDER BY created_at LIMIT :most)
     UNION ALL
-    (SELECT class_rank, created_at FROM jobs
+    (SELECT class_rank, GREATEST(created_at, start_after) FROM jobs
         WHERE jobs.queue = queues.queue AND state = 'queued' AND announced_at IS NOT NULL
         ORDER BY announced_at LIMIT :most)
 ) AS first

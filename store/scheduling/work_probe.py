@@ -18,19 +18,24 @@ SELECT
     (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1) IS NOT NULL AS jobs,
     (SELECT id FROM queue_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM open_changes ORDER BY id LIMIT 1) IS NOT NULL
-        OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes
+        OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes,
+    COALESCE((
+        SELECT start_after FROM jobs
+        WHERE state = 'queued' AND queue = 'cache' AND start_after IS NOT NULL AND task <> 'flow'
+        ORDER BY start_after LIMIT 1) <= now(), false) AS starts
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWork:
-    """Queued jobs, changes that are not folded into the totals yet, and jobs that wait for the answer of another job.
+    """Queued jobs, changes that are not folded into the totals yet, and jobs whose ``start_after`` has come.
 
     ``of_features``: the kinds of work of features that are due; None: not known, so any may be.
     """
 
     jobs: bool = True
     changes: bool = True
+    starts: bool = True
     of_features: frozenset[str] | None = None
 
     def has(self, kind: str) -> bool:
@@ -51,4 +56,4 @@ class WorkProbe:
         with self._db.autocommit() as connection:
             row = connection.execute(self._query).mappings().one()
         due = frozenset(kind for kind in self._more if row[kind])
-        return PendingWork(row["jobs"], row["changes"], due)
+        return PendingWork(row["jobs"], row["changes"], row["starts"], due)

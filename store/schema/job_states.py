@@ -19,8 +19,9 @@ FLOW_TASK: Final = "flow"
 """The task of a job of several steps, which are jobs themselves. No worker claims such a job."""
 
 UNSERVED_QUEUE: Final = "cache"
-"""The queue of jobs that wait for other jobs: sharers, flows, and steps that wait for other steps. No worker serves it,
-and no version has this name: those have an ``@``. Releases before flows had only sharers in it, hence its value."""
+"""The queue of jobs that wait: for other jobs (sharers, flows, and steps that need other steps), or for their
+``start_after``. No worker serves it, and no version has this name: those have an ``@``. Releases before flows had only
+sharers in it, hence its value."""
 
 
 class CacheResult(StrEnum):

@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from headrace.store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0101"
+REVISION = "0103"
 
 metadata = MetaData(
     naming_convention={
@@ -133,6 +133,8 @@ jobs = Table(
     timestamp("announced_at"),
     timestamp("cancel_requested_at"),
     timestamp("deadline_at"),
+    # It waits in the queue of nobody until then: see ``store.jobs.sweeps.start_due``. Null: it need not wait.
+    timestamp("start_after"),
     timestamp("created_at", required=True),
     timestamp("started_at"),
     timestamp("completed_at"),
@@ -190,6 +192,11 @@ jobs = Table(
     Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_deadline", "deadline_at", postgresql_where=text("state IN ('queued', 'running')")),
     Index("ix_jobs_queued", "queue", "created_at", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_jobs_start_after",
+        "start_after",
+        postgresql_where=text("state = 'queued' AND queue = 'cache' AND start_after IS NOT NULL AND task <> 'flow'"),
+    ),
     Index("ix_jobs_fingerprint", "tenant_id", "fingerprint", postgresql_where=text("fingerprint IS NOT NULL")),
     Index(
         "ix_jobs_input_kept",

@@ -49,6 +49,7 @@ IDLE_LOOK_S = 0.25
 TOP_UP_S = 0.1
 COUNT_S = 0.25
 LEAD_S = 1.0
+START_S = 0.25
 MEASURE_S = 2.0
 LOCK_TIMEOUT_S = 2.0
 """A duty that waits longer for a row gives up, and tries again: the row may be free then, and others are not late."""
@@ -116,6 +117,7 @@ class Dispatcher:
             ),
             (Duty("sweep_leases", sweep_s, sweeper.sweep_leases, **locks),),
             (Duty("expire_deadlines", sweep_s, sweeper.expire_deadlines, **locks),),
+            (Duty("start_due", START_S, sweeper.start_due, lambda: self._due.starts, **locks),),
             (Duty("fail_rejected", sweep_s, sweeper.fail_rejected, **locks),),
             (Duty("measure", MEASURE_S, self._measurement.turn, lambda: settings.dispatcher_port != 0),),
             *row_duties(self._db, settings),

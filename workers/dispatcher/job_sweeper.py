@@ -105,6 +105,13 @@ class JobSweeper:
         self.nudge(expired)
         return len(expired) >= SWEEP_ROWS
 
+    def start_due(self) -> bool:
+        """Let jobs go whose time has come, in batches; return whether there may be more."""
+        num_jobs = sweeps.start_due(self._db, SWEEP_ROWS)
+        if num_jobs:
+            log.info("dispatcher.started_due", num_jobs=num_jobs)
+        return num_jobs >= SWEEP_ROWS
+
     def fail_rejected(self) -> bool:
         """Fail the queued jobs of rejected versions, in batches; return whether there may be more."""
         failed = sweeps.fail_rejected(self._db, SWEEP_ROWS)

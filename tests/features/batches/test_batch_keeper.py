@@ -58,7 +58,7 @@ class World:
         return self.now
 
     def add(self, id_: str, batch: Batch, *, num_unfinished: int = 0, tenant_id: str = "acme") -> None:
-        self.live[id_] = BatchProgress(replace(batch, id=id_, tenant_id=tenant_id), num_unfinished, 9.0)
+        self.live[id_] = BatchProgress(replace(batch, id=id_, tenant_id=tenant_id), num_unfinished, 9.0, is_early=False)
 
     def turn(self) -> tuple[float, list[Any]]:
         """Run a turn, of one round; return the pause after it and the actions of the keeper."""

@@ -445,11 +445,17 @@ def test_a_step_that_comes_too_late_changes_nothing(openai: OpenAI, worker: Scri
 
 
 def progress(
-    status: BatchStatus, *, done: int = 0, total: int = 10, under_way: int = 0, left_s: float = 9
+    status: BatchStatus,
+    *,
+    done: int = 0,
+    total: int = 10,
+    under_way: int = 0,
+    left_s: float = 9,
+    is_early: bool = False,
 ) -> BatchProgress:
     fields: dict[str, Any] = dict.fromkeys(batches.Batch.__slots__)
     fields |= {"status": status, "num_completed": done, "num_failed": 0, "num_total": total}
-    return BatchProgress(batches.Batch(**fields), under_way, left_s)
+    return BatchProgress(batches.Batch(**fields), under_way, left_s, is_early=is_early)
 
 
 @pytest.mark.parametrize(
@@ -458,6 +464,7 @@ def progress(
         (progress(BatchStatus.VALIDATING), BatchStep.VALIDATE),
         (progress(BatchStatus.VALIDATING, left_s=0), BatchStep.PUBLISH),
         (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6), BatchStep.TAKE_LINES),
+        (progress(BatchStatus.IN_PROGRESS, is_early=True), BatchStep.WAIT),
         (progress(BatchStatus.IN_PROGRESS, done=4, under_way=6), BatchStep.WAIT),
         (progress(BatchStatus.IN_PROGRESS, done=3, under_way=6, left_s=0), BatchStep.WAIT),
         (progress(BatchStatus.IN_PROGRESS, done=3, left_s=0), BatchStep.FINALIZE),
