@@ -85,6 +85,7 @@ def test_a_batch_is_shown_whole() -> None:
         "output_file_id": "file_2",
         "error_file_id": "file_3",
         "created_at": 1_800_000_000,
+        "start_after": None,
         "in_progress_at": 1_800_000_001,
         "expires_at": 1_800_000_100,
         "finalizing_at": 1_800_000_002,
