@@ -101,7 +101,7 @@ class Runtime:
         )
         self.metrics.hub_connected.set_function(lambda: float(self.hub.is_connected))
         # For notifications alone, which carry no data.
-        self.frames = StreamPublisher(self.redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        self.frames = StreamPublisher(self.redis, ttl_s=settings.stream_ttl_s)
 
     def _build_submissions(self, seal: Seal) -> None:
         settings = self.settings

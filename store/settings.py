@@ -113,7 +113,6 @@ class Settings(BaseSettings):
     # A worker that hears nothing from Redis for this long, while jobs wait, claims them from Postgres.
     direct_after_s: float = Field(3.0, gt=0)
     stream_ttl_s: int = Field(600, ge=1)
-    stream_max_frames: int = Field(16_384, ge=16)
 
     drain_s: float = Field(5.0, gt=0)
     max_step_s: float = Field(60.0, gt=0)

@@ -44,9 +44,7 @@ class Connections:
         )
         self.health = Database(url, pool_size=2, application_name=f"headrace health {owner}")
         self._redis = connect(settings.redis_url)
-        self.publisher = StreamPublisher(
-            self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s, seal=seal
-        )
+        self.publisher = StreamPublisher(self._redis, ttl_s=settings.stream_ttl_s, seal=seal)
         self.fenced_logs = FencedLogs(
             settings.redis_url, ttl_s=settings.stream_ttl_s, timeout_s=SEAL_TIMEOUT_S, seal=seal
         )

@@ -191,10 +191,14 @@ def stream_key(job_id: str) -> str:
     return f"headrace:stream:{job_id}"
 
 
+MOST_FRAMES = 16_384
+"""Frames that are kept of one stream: the deltas of the longest usual answers."""
+
+
 class StreamPublisher:
     """Writes frames, all jobs of an engine step in one script call. Raises Unavailable if Redis is away."""
 
-    def __init__(self, client: redis.Redis, *, maxlen: int, ttl_s: int, seal: Seal = PLAIN) -> None:
+    def __init__(self, client: redis.Redis, *, ttl_s: int, maxlen: int = MOST_FRAMES, seal: Seal = PLAIN) -> None:
         self._seal = seal
         self._client = client
         self._script = client.register_script(_SCRIPT.read_text())

@@ -15,7 +15,7 @@ def runtime(tmp_path: Path) -> Runtime:
     """Parts that have opened nothing: there is neither a database nor a Redis."""
     return Runtime(
         Settings(database_url="postgresql://app@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1/0").model_copy(
-            update={"home": tmp_path, "ready_window": 77, "stream_max_frames": 9, "stream_ttl_s": 5}
+            update={"home": tmp_path, "ready_window": 77, "stream_ttl_s": 5}
         )
     )
 

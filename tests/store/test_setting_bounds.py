@@ -118,14 +118,6 @@ BOUNDS: list[tuple[float, bool, float | None, str]] = [
         """,
     ),
     (
-        16,
-        True,
-        None,
-        """
-        stream_max_frames
-        """,
-    ),
-    (
         1,
         False,
         None,

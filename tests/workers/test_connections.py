@@ -25,8 +25,7 @@ def junk() -> list[str]:
 
 @pytest.fixture
 def connections(settings: Settings, junk: list[str], turned_seal: None) -> Iterator[Connections]:
-    changes = {"encryption_keys": "k1:", "lease_s": 20.0, "stream_ttl_s": 77}
-    given = settings.model_copy(update={**changes, "stream_max_frames": 128})
+    given = settings.model_copy(update={"encryption_keys": "k1:", "lease_s": 20.0, "stream_ttl_s": 77})
     with closing(Connections(given, "w1", "base@1", lambda: junk.append("junk"), lambda: ["lora@2"])) as opened:
         yield opened
 

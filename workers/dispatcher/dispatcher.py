@@ -72,7 +72,7 @@ class Dispatcher:
             settings.database_url, pool_size=_POOL_SIZE, application_name="headrace-dispatcher", seal=seal
         )
         self._redis = connect(settings.redis_url, timeout_s=2.0)
-        streams = StreamPublisher(self._redis, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+        streams = StreamPublisher(self._redis, ttl_s=settings.stream_ttl_s)
         self.ready_window = ReadyWindow(
             self._db,
             settings,

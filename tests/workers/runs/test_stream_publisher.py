@@ -164,7 +164,7 @@ def test_the_breaker_opens_longer_each_time_and_forgets() -> None:
 
 
 def test_redis_gets_the_frames_and_refuses_a_stale_epoch(redis_client: redis.Redis, settings: Settings) -> None:
-    publisher = StreamPublisher(redis_client, maxlen=settings.stream_max_frames, ttl_s=settings.stream_ttl_s)
+    publisher = StreamPublisher(redis_client, ttl_s=settings.stream_ttl_s)
     queue = FrameQueue(publisher)
     queue.start()
     queue.put_deltas([delta("job_a", 1, epoch=2), delta("job_a", 2, epoch=2)])
