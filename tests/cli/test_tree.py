@@ -39,6 +39,7 @@ def test_every_verb_that_prints_a_result_prints_json() -> None:
     assert {name for name in without if not name.startswith("migrate ")} == WITHOUT_JSON
 
 
+@pytest.mark.whole
 def test_the_documented_tree_is_the_tree() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     documented = {
