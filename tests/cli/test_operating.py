@@ -187,6 +187,7 @@ def test_a_version_is_quantized_once_and_its_model_gets_a_bound(
 
 
 @pytest.mark.full
+@pytest.mark.uses("templates")
 def test_a_prompt_template_is_stored_rendered_and_used(operator: tuple[list[str], Verb], tmp_path: Path) -> None:
     _, verb = operator
     file = tmp_path / "guide.json"

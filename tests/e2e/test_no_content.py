@@ -259,6 +259,7 @@ def _batch(client: Client) -> None:
         batch = api.get(f"/v1/batches/{batch['id']}").json()
 
 
+@pytest.mark.uses("batches", "files", "responses", "templates")
 def test_content_is_nowhere_but_where_it_belongs(told: Told) -> None:
     words = told.words
     found = {
@@ -279,6 +280,7 @@ def test_content_is_nowhere_but_where_it_belongs(told: Told) -> None:
         assert {"done prompt", "output", "batch line", "streamed", "response"} <= said, "this test would find it"
 
 
+@pytest.mark.uses("batches", "files", "responses", "templates")
 def test_every_line_of_our_logs_is_one_event(told: Told) -> None:
     for path in _logs(told.home):
         if path.stem not in OURS:
