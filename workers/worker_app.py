@@ -52,7 +52,7 @@ def build_worker(settings: Settings, runtime: WorkerRuntime, *, queue: str, host
     take_without_acknowledging(app, runtime.metrics.junk.inc)
     if settings.celery_control != "full":
         only_reading(app)
-    app.steps["consumer"].add(admission_step(runtime.admission, runtime.adapters))
+    app.steps["consumer"].add(admission_step(runtime.admission, runtime.adapters, runtime.reported_runner))
     _connect_signals(runtime, queue)
     return _worker(app, runtime, queue=queue, hostname=hostname, concurrency=concurrency)
 

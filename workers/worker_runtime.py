@@ -21,11 +21,12 @@ from headrace.store.failpoints import failpoint
 from headrace.store.jobs.claims import Finish
 from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
 from headrace.store.periodic import Periodic
-from headrace.store.registry.models import ModelVersion, list_adapters
+from headrace.store.registry.models import ModelVersion, list_adapters, shadow_name
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import CancelListener
 from headrace.store.tracing.tracing import OFF, Tracing
 from headrace.workers.celery.adapter_queues import AdapterQueues
+from headrace.workers.celery.attempt_events import ReportedRunner
 from headrace.workers.celery.fast_lane import FastLane, num_spare
 from headrace.workers.celery.postgres_poller import PostgresPoller
 from headrace.workers.celery.thread_pool import PUMP_S, SETTLE_S, Drain, Scalar
@@ -100,6 +101,10 @@ class WorkerRuntime:
         self.claim_client = self._new_claim_client(self._connections.jobs)
         self.leases = self._new_lease_keeper()
         self.job_runner = self._new_job_runner(settings)
+        version = model.version
+        self.reported_runner = ReportedRunner(
+            self.job_runner, shadow_name(version.task, version.model, version.version)
+        )
         self._sources = self._new_sources(settings)
         self.drain = Drain(settings.drain_s)
         self._drain_keeper = self._new_drain_keeper()
@@ -392,10 +397,10 @@ class WorkerRuntime:
         poller = PostgresPoller(
             self.claim_client,
             self.admission,
-            self.job_runner,
+            self.reported_runner,
             hand_on=self.hand_on,
             after_s=settings.direct_after_s,
             patience_s=_SUSPECT_PATIENCE_S,
         )
-        fast_lane = FastLane(self._connections.fast_lane_hints, self.admission, self.job_runner)
+        fast_lane = FastLane(self._connections.fast_lane_hints, self.admission, self.reported_runner)
         return _Sources(poller, fast_lane, CancelListener(settings.redis_url, self.leases.cancel))

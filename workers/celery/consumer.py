@@ -16,6 +16,7 @@ cancelled through the API, workers are stopped by signals.
 """
 
 from collections.abc import Callable
+from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -27,6 +28,7 @@ from kombu.pidbox import Node
 
 from headrace.store.redis.celery_queue import hint_of
 from headrace.workers.celery.adapter_queues import AdapterQueues
+from headrace.workers.celery.attempt_events import ReportedRunner
 from headrace.workers.runs.engine_admission import EngineAdmission
 
 log = structlog.get_logger(__name__)
@@ -119,10 +121,12 @@ def take_without_acknowledging(app: Any, on_junk: Callable[[], None]) -> None:
     app.amqp.Consumer = type("HintConsumer", (HintConsumer,), {"on_junk": staticmethod(on_junk)})
 
 
-def admission_step(admission: EngineAdmission, adapters: AdapterQueues | None) -> type[bootsteps.StartStopStep]:
+def admission_step(
+    admission: EngineAdmission, adapters: AdapterQueues | None, reported: ReportedRunner
+) -> type[bootsteps.StartStopStep]:
     """Return the consumer bootstep that makes Celery ask ``admission`` before it takes a message.
 
-    It also takes messages of the queues of ``adapters``, as they come and go.
+    It also takes messages of the queues of ``adapters``, as they come and go, and sends the events of ``reported``.
     """
 
     class AdmissionStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery ships no annotations
@@ -134,11 +138,27 @@ def admission_step(admission: EngineAdmission, adapters: AdapterQueues | None) -
             """Wrap the channel's quality of service, and let new room wake the event loop."""
             ask_before_consuming(c.task_consumer.channel.qos, admission)
             admission.waker.attach(lambda: wake(c.hub))
+            reported.attach(partial(report, c))
             if adapters is not None:
                 adapters.attach(lambda: c.hub.call_soon(follow, c, adapters))
                 follow(c, adapters)
 
     return AdmissionStep
+
+
+def report(consumer: Any, kind: str, **fields: Any) -> None:
+    """Send an event from another thread, if somebody listens."""
+    dispatcher = consumer.event_dispatcher
+    if dispatcher is not None and dispatcher.enabled:
+        consumer.hub.call_soon(_send, consumer, kind, fields)
+
+
+def _send(consumer: Any, kind: str, fields: dict[str, Any]) -> None:
+    if consumer.event_dispatcher is not None:
+        try:
+            consumer.event_dispatcher.send(kind, **fields)
+        except Exception as error:  # noqa: BLE001 - on the event loop it would end the worker
+            log.warning("event_not_sent", reason=type(error).__name__)
 
 
 def follow(consumer: Any, adapters: AdapterQueues) -> None:

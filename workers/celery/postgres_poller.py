@@ -49,7 +49,7 @@ _MOST_PASSES = 3  # how often a worker leaves the closing to a less loaded one
 class AttemptRunner(Protocol):
     """Runs a claimed attempt: ``workers.runs.job_runner.JobRunner``."""
 
-    def run_claimed(self, attempt: Attempt) -> None:
+    def run_claimed(self, attempt: Attempt) -> object:
         """Run it to its outcome on the calling thread; raises nothing."""
         ...
 

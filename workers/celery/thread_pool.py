@@ -163,7 +163,7 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         Celery sends it to Flower as an event.
         """
         began = time.monotonic()
-        error = _celery_error(self.process.run(job_id))
+        error = celery_error(self.process.run(job_id))
         took_s = time.monotonic() - began
         return (0, "None", took_s) if error is None else (1, _with_info(error), took_s)
 
@@ -207,7 +207,7 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         return {**super()._get_info(), "in-flight": len(self._jobs), **self.process.engine_info()}
 
 
-def _celery_error(stored: Finish | Retry | None) -> Exception | None:
+def celery_error(stored: Finish | Retry | None) -> Exception | None:
     """Return the exception that shows a job's outcome to Celery, None if the job succeeded.
 
     A job that went back to the queue is a retry. A job that was not claimed is revoked, as a cancelled one is. If it

@@ -209,12 +209,13 @@ class JobRunner:
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, job_id)
 
-    def run_claimed(self, attempt: Attempt) -> None:
-        """Run an attempt that was claimed without a message, to its outcome. Raises nothing."""
+    def run_claimed(self, attempt: Attempt) -> Finish | Retry | None:
+        """Run an attempt that was claimed without a message; return as ``run`` does. Raises nothing."""
         try:
-            self._run_claimed(attempt, self._compute)
+            return self._run_claimed(attempt, self._compute)
         except Exception as error:  # noqa: BLE001 - as above
             _log_unexpected(error, attempt.job_id)
+            return None
 
     def _run(
         self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, urgent: bool = False

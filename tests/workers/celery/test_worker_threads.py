@@ -126,7 +126,8 @@ def test_celery_asks_for_room_before_each_message_and_serves_the_adapters_of_the
         task_consumer=SimpleNamespace(channel=SimpleNamespace(qos=qos)),
         add_task_queue=told.append,
     )
-    step = admission_step(admission, queues)
+    reported: Any = SimpleNamespace(attach=lambda _send: None)
+    step = admission_step(admission, queues, reported)
     assert step.requires == (Tasks,), "Celery's own consumer is there before"
     step(SimpleNamespace()).start(celery_consumer)
     assert told == ["a@1"]

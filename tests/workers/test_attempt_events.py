@@ -1,0 +1,67 @@
+"""Attempts that a worker took without a message are seen by Celery's event receivers, as Flower is one."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from headrace.store.jobs import jobs
+from headrace.store.redis.celery_queue import celery_app
+from headrace.store.settings import Settings
+from tests.processes import wait_for
+from tests.workers.conftest import Bench, StartWorker
+
+
+@pytest.fixture
+def heard(settings: Settings) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """The events of each task, as a receiver hears them."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    app = celery_app(settings)
+    stopped = threading.Event()
+
+    def note(event: dict[str, Any]) -> None:
+        if "uuid" in event:
+            found[event["uuid"]].append(event)
+
+    def listen() -> None:
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": note})
+            while not stopped.is_set():
+                try:
+                    receiver.capture(limit=None, timeout=0.5, wakeup=False)
+                except TimeoutError:
+                    continue
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    yield found
+    stopped.set()
+    thread.join(30)
+    app.close()
+
+
+def test_jobs_taken_from_postgres_are_reported_with_their_ends(
+    bench: Bench, settings: Settings, start_worker: StartWorker, heard: dict[str, list[dict[str, Any]]]
+) -> None:
+    start_worker(direct_after_s=0.2)
+    app = celery_app(settings)
+    wait_for(lambda: app.control.inspect().ping(), "the worker answers")
+    app.control.enable_events()
+    app.close()
+
+    def taken_silently(**changes: Any) -> str:
+        """A job whose hint is never sent."""
+        new = bench.new_job(**changes)
+        jobs.accept(bench.db, [new])
+        bench.wait_ended([new.id])
+        return new.id
+
+    wait_for(lambda: len(heard[taken_silently()]) == 3, "the worker sends events")
+    good, bad = taken_silently(), taken_silently(sampling={"max_tokens": 9000})
+    wait_for(lambda: len(heard[good]) == 3 and len(heard[bad]) == 3, lambda: str(dict(heard)))
+    assert [event["type"] for event in heard[good]] == ["task-received", "task-started", "task-succeeded"]
+    assert [event["type"] for event in heard[bad]] == ["task-received", "task-started", "task-failed"]
+    assert heard[bad][2]["exception"] == "JobFailed('context_length_exceeded')"
+    assert heard[good][0]["name"] == "generate:fake@1"
