@@ -131,13 +131,20 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
             self.request.headrace_outcome = states.FAILURE
             raise JobRefused(error.message, error.code) from None
         found = task["job"]
-        if task["is_confirmed"] or found["status"] not in TERMINAL:
+        # What we sent again after the end was confirmed would send all that follows once more. Another message of an
+        # ended task is its sender's, and gets the same answer.
+        if found["status"] not in TERMINAL or (task["is_confirmed"] and self._is_ours):
             raise Ignore
         return self._end(found)
 
+    @property
+    def _is_ours(self) -> bool:
+        """True for the message that is sent once the job has ended."""
+        return bool((self.request.headers or {}).get(_ENDED))
+
     def _task_of(self, job: Mapping[str, Any]) -> dict[str, Any]:
         api = _api(self.app)
-        if (self.request.headers or {}).get(_ENDED):
+        if self._is_ours:
             return api.read(self.request.id)
         return api.submit(self.request.id, self._message(), job)
 

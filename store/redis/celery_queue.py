@@ -146,8 +146,9 @@ def encode(hint: Hint) -> bytes:
     )
 
 
-# Fields of a Celery message that would make a worker delay, drop or unpack it.
+# Fields of a Celery message that would make a worker delay, drop or unpack it. Every stock message has a ``timelimit``.
 _NEVER = ("eta", "expires", "timelimit", "compression")
+_NOTHING = (None, False, "", [None, None])
 _JOB_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -160,7 +161,7 @@ def hint_of(message: object) -> str | None:
             "content-encoding": "utf-8",
             "headers": {"task": str(task), "id": str(job_id), **headers},
             "properties": {"delivery_tag": str(), "delivery_info": dict(), "body_encoding": "base64"},
-        } if task == TASK and _JOB_ID.fullmatch(job_id) and not any(headers.get(name) for name in _NEVER):
+        } if task == TASK and _JOB_ID.fullmatch(job_id) and all(headers.get(name) in _NOTHING for name in _NEVER):
             try:
                 is_right = orjson.loads(b64decode(body)) == [[job_id], {}, _EMBED]
             except ValueError:

@@ -22,6 +22,10 @@ def save(answer: dict[str, Any], number: int) -> None:
 
 
 def judged(review: Review, model: str) -> Signature:
-    """Return the chain for one review: a task of the project, the model, a task of the project."""
-    sampling = {"temperature": 0.0, "max_tokens": 16}
-    return chain(ask.s(review.number, review.text), infer.s(model=model, sampling=sampling), save.s(review.number))
+    """Return the chain for one review: a task of the project, the model, a task of the project.
+
+    The model's task has the review's own id. So a chain that is sent again asks the model no second time.
+    """
+    judge = infer.s(model=model, sampling={"temperature": 0.0, "max_tokens": 16})
+    judge.set(task_id=f"review-{review.number}")
+    return chain(ask.s(review.number, review.text), judge, save.s(review.number))

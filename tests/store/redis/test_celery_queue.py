@@ -74,6 +74,7 @@ def test_a_message_says_what_celery_would_have_said(app: Celery, redis_client: r
         )
     (raw,) = redis_client.lrange(QUEUE, 0, -1)
     theirs, ours = json.loads(raw), json.loads(encode(hint))
+    assert hint_of(theirs) == hint.job_id, "a stock message announces a job as well"
     assert json.loads(base64.b64decode(ours.pop("body"))) == json.loads(base64.b64decode(theirs.pop("body")))
     assert ours.pop("properties").keys() <= theirs["properties"].keys()
     assert ours.pop("headers").items() <= theirs["headers"].items()
