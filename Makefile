@@ -14,7 +14,7 @@ LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum |
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills failover
-.PHONY: containers load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock chart site clean
+.PHONY: containers load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -197,6 +197,10 @@ sbom: build/tools/.installed  ## build/sbom/: a CycloneDX bill of materials for 
 	@for name in control worker torch local dev; do build/tools/bin/cyclonedx-py requirements locks/$$name.txt \
 		--pyproject pyproject.toml --output-reproducible --validate -o build/sbom/$$name.json || exit 1; done
 	@ls build/sbom/*.json
+
+dist: $(LOCAL)  ## the source distribution and the wheel of a release, in build/dist (TAG=vVERSION: refused unless it is this version)
+	@rm -rf build/dist
+	@$(BIN)/python -m supply_chain.dist build/dist $(if $(TAG),--tag "$(TAG)")
 
 # Needs no .venv of this checkout: what is tried is a stranger's machine with this Python alone. What a failed run leaves
 # stays in build/wheel-check to be looked at. setuptools would put what lies in build/lib into the wheel.

@@ -103,6 +103,7 @@ def test_the_chart_version_is_the_project_version() -> None:
     meta = yaml.safe_load((chart.CHART / "Chart.yaml").read_text())
     assert meta["appVersion"] == PROJECT["project"]["version"]
     assert meta["version"] == PROJECT["project"]["version"]
+    assert all(f":{meta['appVersion']}" in chart.values()["image"][name] for name in ("control", "worker"))
 
 
 def test_keda_asks_a_route_that_exists_for_the_number_that_the_dispatcher_decides() -> None:

@@ -1,4 +1,4 @@
-"""The workflow for a machine with Docker cannot run here: each of its commands is held against the code."""
+"""The workflows for a machine with Docker cannot run here: each of their commands is held against the code."""
 
 import importlib.util
 import re
@@ -14,13 +14,14 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
-WORKFLOW: dict[str, Any] = yaml.safe_load((ROOT / ".github/workflows/containers.yaml").read_text())
+WORKFLOWS: list[dict[str, Any]] = [yaml.safe_load(path.read_text()) for path in ROOT.glob(".github/workflows/*")]
 PYTEST = ".venv/bin/pytest"
 
 
 def steps(key: str) -> Iterator[Any]:
-    for job in WORKFLOW["jobs"].values():
-        yield from (step[key] for step in job["steps"] if key in step)
+    for workflow in WORKFLOWS:
+        for job in workflow["jobs"].values():
+            yield from (step[key] for step in job["steps"] if key in step)
 
 
 COMMANDS = [shlex.split(command) for command in steps("run")]
@@ -28,13 +29,13 @@ COMMANDS = [shlex.split(command) for command in steps("run")]
 
 def commands(program: str) -> list[list[str]]:
     found = [command[1:] for command in COMMANDS if command[0] == program]
-    assert found, f"the workflow has no {program}"
+    assert found, f"no workflow has no {program}"
     return found
 
 
 def test_it_runs_nothing_but_what_is_held_here() -> None:
     assert {command[0] for command in COMMANDS} == {"make", PYTEST, "docker"}
-    assert {command[1] for command in COMMANDS if command[0] == "docker"} == {"build", "run"}
+    assert {command[1] for command in COMMANDS if command[0] == "docker"} == {"build", "push", "run"}
 
 
 def test_targets_of_make_exist() -> None:
@@ -52,20 +53,23 @@ def test_pytest_takes_the_options_and_finds_the_folders(request: pytest.FixtureR
 
 
 def test_images_are_built_from_stages_that_exist_and_run_modules_that_exist() -> None:
-    built = set()
+    built, pushed = set(), set()
     for words in commands("docker"):
         given = dict(pairwise(words))
         if words[0] == "build":
             stages = re.findall(r"^FROM \S+(?: AS (\S+))?", (ROOT / given["--file"]).read_text(), re.MULTILINE)
             assert given.get("--target") in {None, *stages}
             built.add(given["--tag"])
+        elif words[0] == "push":
+            pushed.add(words[1])
         else:
             assert built & set(words)
             assert importlib.util.find_spec(given["-m"]) is not None
+    assert pushed == {tag for tag in built if tag.startswith("$IMAGES/")}
 
 
 def test_its_python_is_one_that_the_project_takes() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (version,) = (given["python-version"] for given in steps("with") if "python-version" in given)
+    (version,) = {given["python-version"] for given in steps("with") if "python-version" in given}
     assert version in SpecifierSet(project["requires-python"])
     assert all(f"PYTHON=python{version}" in words for words in commands("make"))
