@@ -64,7 +64,7 @@ class _Project:
                 "CELERY_BROKER_URL": f"redis+socket://{path}?virtual_host=1",
                 "CELERY_RESULT_BACKEND": f"redis+socket://{path}?virtual_host=2",
                 "VISIBILITY_TIMEOUT_S": str(VISIBILITY_TIMEOUT_S),
-                "SEND_AGAIN_S": "30",
+                "SEND_AGAIN_S": "60",
                 "ANSWERS": str(self.answers),
                 "PYTHONPATH": str(ROOT),
             }
