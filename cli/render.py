@@ -1,7 +1,7 @@
 """Output of the commands: tables and text for people, or JSON."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -84,6 +84,11 @@ def write_text(text: str) -> None:
 def status_text(status: str) -> Text:
     """A status in its colour."""
     return Text(status, style=COLOURS.get(status, ""))
+
+
+def progress(told: Mapping[str, Any]) -> str:
+    """Return how far a job is, as one line."""
+    return f"{told['done']:g} of {told['total']:g} {told['message']}".rstrip()
 
 
 def summary(job: JobInfo) -> str:

@@ -8,6 +8,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     task         ``store.tasks.task_spec``: the description of a task
     inputs       ``prompts.tasks.task_inputs``: how its requests become the model's input
     contents     ``workers.images.image_source``: the files that images of a job may name
+    results      ``workers.runs.result_files``: where files that jobs make are stored
     model        ``workers.tasks.task_model``: what loads its models, and may import torch
     served       ``workers.tasks.encoding``: what reads its jobs, if models of other tasks run them
     task_routes  ``producer_api.tasks.task_routes``: its URLs, and how a batch reads them

@@ -10,12 +10,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Runner: TypeAlias = Callable[[list[Any]], Sequence[Any]]
-"""Batch in, batch out: for each input its output, in order, or the exception because of which it has none."""
+Runner: TypeAlias = Callable[..., Sequence[Any]]
+"""Batch in, batch out: for each input its output, in order, or the exception because of which it has none.
+
+It is called with the list of inputs, and with ``with_context`` also with a list of their ``Context``."""
 
 
 class TaskError(Exception):
     """An input that the runner cannot compute. The job's error shows this text: name the fault, quote no content."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """A file that a runner has made. ``facts``: what else is shown of it."""
+
+    name: str
+    content: bytes
+    media_type: str
+    facts: Mapping[str, Any]
+
+
+class Context:
+    """What a runner may do for one input beside its output. Here it keeps what it is given, for ``try_out``.
+
+    ``uploaded``: the contents that ``read`` returns, by id.
+    """
+
+    def __init__(self, uploaded: Mapping[str, bytes] | None = None) -> None:
+        self.files: list[MadeFile] = []
+        self.told: list[tuple[float, float, str]] = []
+        self.uploaded = uploaded or {}
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """Tell the caller how far the input is. Call it as often as you like: at most a few a second are sent."""
+        self.told.append((done, total, message))
+
+    def file(
+        self,
+        name: str,
+        content: bytes,
+        media_type: str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Make a file of the result. It exists when the job has succeeded, and not before.
+
+        ``width`` and ``height`` in pixels or ``seconds`` are shown beside its type, size and SHA-256. Raises an error
+        for a bad name or type, a file that is too large, a full storage or quota: let it through, it names itself.
+        """
+        facts = {"width": width, "height": height, "seconds": seconds}
+        known = {key: value for key, value in facts.items() if value is not None}
+        self.files.append(MadeFile(name, bytes(content), media_type, known))
+
+    def read(self, file_id: str) -> bytes:
+        """Return the content of a file of the caller, such as an upload that the input names."""
+        if file_id not in self.uploaded:
+            raise TaskError(f"no file {file_id}")
+        return self.uploaded[file_id]
 
 
 def _one(_input: Any) -> int:
@@ -53,6 +106,9 @@ class Task:
     call_timeout_s: float = 60.0
     """A call that takes longer fails with ``call_timed_out``."""
 
+    with_context: bool = False
+    """The runner takes a ``Context`` for each input as its second argument: for files, and to tell of progress."""
+
     summary: str = ""
     """What the task does, in a few words, for the documentation."""
 
@@ -64,12 +120,15 @@ def load_runner(task: Task, folder: Path | None) -> Runner:
     return runner
 
 
-def run_batch(task: Task, runner: Runner, inputs: Sequence[Any]) -> list[Any]:
+def run_batch(
+    task: Task, runner: Runner, inputs: Sequence[Any], contexts: Sequence[Context] | None = None
+) -> list[Any]:
     """Return for each input its output or the exception that it failed with. Raises what the runner raises.
 
     Outputs may be given as the fields of ``task.output``; one that does not fit is an exception in its place.
     """
-    found = runner(list(inputs))
+    more = ([Context() for _ in inputs] if contexts is None else list(contexts),) if task.with_context else ()
+    found = runner(list(inputs), *more)
     if isinstance(found, str | bytes) or not isinstance(found, Sequence) or len(found) != len(inputs):
         raise TaskError(f"the runner of {task.name} must return a list with one output for each of its inputs")
     return [_checked(task, one) for one in found]
@@ -84,22 +143,31 @@ def _checked(task: Task, found: Any) -> Any:
         return error
 
 
-def try_out(task: Task, inputs: Sequence[Mapping[str, Any]], folder: Path | None = None) -> list[Any]:
+def try_out(
+    task: Task,
+    inputs: Sequence[Mapping[str, Any]],
+    folder: Path | None = None,
+    contexts: Sequence[Context] | None = None,
+) -> list[Any]:
     """Compute inputs in one batch as a worker would, for tests: each has its output, or the exception it failed with.
 
     A batch that raises is computed again one by one, so that a bad input fails alone. Raises pydantic's ValidationError
-    for an input that does not fit the schema.
+    for an input that does not fit the schema. ``contexts``: one for each input, which has its files and progress then.
     """
     runner = load_runner(task, folder)
     read = [task.input.model_validate(one) for one in inputs]
     try:
-        return run_batch(task, runner, read)
+        return run_batch(task, runner, read, contexts)
     except Exception:  # noqa: BLE001 - a runner may raise any error; its inputs are tried one by one
-        return [_alone(task, runner, one) for one in read]
+        own = [None] * len(read) if contexts is None else [[one] for one in contexts]
+        return [_alone(task, runner, one, context) for one, context in zip(read, own, strict=True)]
 
 
-def _alone(task: Task, runner: Runner, one: Any) -> Any:
+def _alone(task: Task, runner: Runner, one: Any, context: list[Context] | None) -> Any:
+    if context is not None:
+        context[0].files.clear()
+        context[0].told.clear()
     try:
-        return run_batch(task, runner, [one])[0]
+        return run_batch(task, runner, [one], context)[0]
     except Exception as error:  # noqa: BLE001 - a runner may raise any error; it is the outcome of this input
         return error

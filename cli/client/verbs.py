@@ -284,6 +284,8 @@ def _stream(client: OperatorClient, job_id: str, *, as_json: bool) -> None:
                 has_begun.set()
             if as_json:
                 render.print_line({"id": event.id, "event": event.name, "data": event.data})
+            elif event.name == "job.progress":
+                render.err.print(render.progress(event.data), style="dim", soft_wrap=True, markup=False)
             else:
                 if event.is_restart:
                     render.write_text("\n")

@@ -251,12 +251,21 @@ def open_blobs(settings: Settings, seal: Seal | None = None) -> Blobs:
 
 def read_blocks(blobs: Blobs, name: str) -> Iterator[bytes]:
     """Yield a content in blocks. Raises Unavailable."""
+    return read_range(blobs, name, 0, None)
+
+
+def read_range(blobs: Blobs, name: str, first: int, end: int | None) -> Iterator[bytes]:
+    """Yield the bytes of a content from ``first`` to before ``end`` in blocks. Raises Unavailable."""
     with blobs.open(name) as content:
-        while True:
+        at = first
+        with as_unavailable():
+            content.seek(first)
+        while end is None or at < end:
             with as_unavailable():
-                block = content.read(_BLOCK_BYTES)
+                block = content.read(_BLOCK_BYTES if end is None else min(_BLOCK_BYTES, end - at))
             if not block:
                 return
+            at += len(block)
             yield block
 
 

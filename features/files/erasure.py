@@ -1,4 +1,5 @@
-"""How files are erased: those that came with requests, with their input; others in their own time, or by a purge.
+"""How files are erased: those that came with requests, with their input; those that jobs made, with
+their output; others in their own time, or by a purge.
 
 Their contents in the storage are removed later, as for files deleted by a request.
 """
@@ -15,6 +16,7 @@ DELETE FROM files WHERE id = ANY (ARRAY(
 
 PART = ErasurePart(
     inputs=erasing("DELETE FROM files WHERE job_id = ANY(CAST(:ids AS text[]))"),
+    outputs=erasing("DELETE FROM files WHERE result_of = ANY(CAST(:ids AS text[]))"),
     sweeps={"num_files": sweeping("files_s", _DUE)},
     purges=(PurgedRows("files"), PurgedRows("uploads")),
 )

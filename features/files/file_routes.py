@@ -1,16 +1,16 @@
 """Routes of OpenAI's files: upload, retrieve, list, download, delete. Contents are in the blob storage."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from headrace.features.files import files
-from headrace.features.files.blob_storage import read_blocks
+from headrace.features.files.content_answer import content_answer
 from headrace.features.files.file_form import read_form
 from headrace.features.files.file_views import FileDeleted, FileList, FileObject, file_list, file_object
 from headrace.features.files.file_work import BlobsOf
@@ -156,23 +156,12 @@ async def get_file(runtime: RuntimeOf, principal: JobsReader, file_id: FileId) -
     responses={200: {"description": "The file as it was uploaded", "content": {"application/octet-stream": {}}}},
     summary="Download a file",
 )
-async def get_content(runtime: RuntimeOf, blobs: BlobsOf, principal: JobsReader, file_id: FileId) -> Response:
-    """Return the file's content."""
+async def get_content(
+    request: Request, runtime: RuntimeOf, blobs: BlobsOf, principal: JobsReader, file_id: FileId
+) -> Response:
+    """Return the file's content, or a range of its bytes."""
     file = await _get(runtime, principal.tenant_id, file_id)
-    blocks = read_blocks(blobs, file.digest)
-    # Read the first block before sending headers, so that a storage outage is an error, not an empty file.
-    first = await run_in_threadpool(next, blocks, b"")
-
-    async def content() -> AsyncIterator[bytes]:
-        yield first
-        async for block in iterate_in_threadpool(blocks):
-            yield block
-
-    return StreamingResponse(
-        content(),
-        media_type="application/octet-stream",
-        headers={"Content-Length": str(file.num_bytes), "ETag": f'"{file.digest}"'},
-    )
+    return await content_answer(request, blobs, file, "application/octet-stream", is_named=False)
 
 
 @router.delete("/{file_id}", response_model=FileDeleted, summary="Delete a file")

@@ -6,10 +6,11 @@ not touched for longer than these steps can take. A marked content gets no new r
 removal may be late or repeated, because names are not reused: the same content gets another name afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import Connection, RowMapping, text
@@ -25,7 +26,7 @@ UNREFERENCED_S = 600.0
 
 
 class Purpose(StrEnum):
-    """Purpose of a file. Only Headrace creates ``batch_output``."""
+    """Purpose of a file. Only Headrace creates ``batch_output`` and ``job_output``."""
 
     BATCH = "batch"
     BATCH_OUTPUT = "batch_output"
@@ -36,6 +37,7 @@ class Purpose(StrEnum):
     FINE_TUNE = "fine-tune"
     FINE_TUNE_RESULTS = "fine-tune-results"
     EVALS = "evals"
+    JOB_OUTPUT = "job_output"
 
 
 UPLOADED = frozenset(
@@ -58,8 +60,8 @@ class File:
     expires_at: datetime | None
 
 
-_COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
-_IS_CURRENT = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
+COLUMNS = "id, tenant_id, digest, num_bytes, filename, purpose, created_at, expires_at"
+IS_CURRENT = "tenant_id = :tenant_id AND (expires_at IS NULL OR expires_at > now())"
 
 # Touches the row of an equal content, or adds one. Waits for a removal that has locked the row.
 _TOUCH = text("""
@@ -87,7 +89,7 @@ INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, expires_
 SELECT
     :id, :tenant_id, digest, :num_bytes, :filename, :purpose, now() + make_interval(secs => CAST(:ttl_s AS float8))
 FROM kept
-RETURNING {_COLUMNS}
+RETURNING {COLUMNS}
 """)
 
 # Locks the tenant's files for the transaction, so that those that are added at the same time are counted.
@@ -96,12 +98,12 @@ _LOCK_FILES = text("SELECT pg_advisory_xact_lock(hashtextextended('headrace.file
 # Size of the tenant's files, and of the parts that will be files.
 _STORED = text(f"""
 SELECT CAST(
-    (SELECT coalesce(sum(num_bytes), 0) FROM files WHERE {_IS_CURRENT})
+    (SELECT coalesce(sum(num_bytes), 0) FROM files WHERE {IS_CURRENT})
     + (SELECT coalesce(sum(num_bytes), 0) FROM upload_parts WHERE tenant_id = :tenant_id) AS bigint)
 """)
 
 # One file that has not expired.
-_GET = text(f"SELECT {_COLUMNS} FROM files WHERE id = :id AND {_IS_CURRENT}")
+_GET = text(f"SELECT {COLUMNS} FROM files WHERE id = :id AND {IS_CURRENT}")
 
 # A page of files.
 _LIST = """
@@ -147,9 +149,9 @@ _DELETE_INPUTS = text("UPDATE ended_inputs SET input_digest = NULL WHERE input_d
 _DELETE_CONTENT = text("DELETE FROM blobs WHERE digest = :digest")
 
 
-_NEWEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past="<", order="DESC"))
+_NEWEST_FIRST = text(_LIST.format(columns=COLUMNS, is_there=IS_CURRENT, past="<", order="DESC"))
 
-_OLDEST_FIRST = text(_LIST.format(columns=_COLUMNS, is_there=_IS_CURRENT, past=">", order="ASC"))
+_OLDEST_FIRST = text(_LIST.format(columns=COLUMNS, is_there=IS_CURRENT, past=">", order="ASC"))
 
 
 def keep_content(db: Database, draft: BlobWriter) -> None:
@@ -186,7 +188,7 @@ def add(
     row = connection.execute(_INSERT, values).mappings().one_or_none()
     if row is None:
         raise Unavailable("the content was removed before its file was made: send it again", code="storage_unavailable")
-    return _file(row)
+    return file_of(row)
 
 
 def create(
@@ -233,7 +235,7 @@ def get(db: Database, tenant_id: str, file_id: str) -> File:
         row = connection.execute(_GET, {"id": file_id, "tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no file {file_id}")
-    return _file(row)
+    return file_of(row)
 
 
 def list_files(
@@ -249,7 +251,7 @@ def list_files(
     values = {"tenant_id": tenant_id, "purpose": purpose, "after": after, "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         found = connection.execute(_NEWEST_FIRST if descending else _OLDEST_FIRST, values).mappings()
-        return [_file(row) for row in found]
+        return [file_of(row) for row in found]
 
 
 def delete(db: Database, tenant_id: str, file_id: str, *, actor: str) -> None:
@@ -298,5 +300,6 @@ def remove_unreferenced(db: Database, blobs: Blobs, *, older_than_s: float = UNR
     return len(marked)
 
 
-def _file(row: RowMapping) -> File:
+def file_of(row: RowMapping | Mapping[str, Any]) -> File:
+    """Return the file of a row with ``COLUMNS``."""
     return File(**{**row, "purpose": Purpose(row["purpose"])})

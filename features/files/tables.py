@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     String,
     Table,
     text,
@@ -42,10 +43,22 @@ files = Table(
     timestamp("expires_at"),
     # The job that it came with: it is deleted with the job's input. Null for a file of its own.
     Column("job_id", String),
+    # The job that made it, and its number there from 0: it is deleted with the job's output.
+    Column("result_of", String),
+    Column("position", Integer),
+    # As the job's worker declared it; null: bytes without a type.
+    Column("media_type", String),
     # Unique, for the foreign keys of ``of_its_tenant``.
     Index("uq_files_tenant_id_id", "tenant_id", "id", unique=True),
     Index(None, "tenant_id", "created_at"),
     Index("ix_files_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+    Index(
+        "uq_files_result_of_position",
+        "result_of",
+        "position",
+        unique=True,
+        postgresql_where=text("result_of IS NOT NULL"),
+    ),
     Index(None, "digest"),
     Index("ix_files_expires_at", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
 )

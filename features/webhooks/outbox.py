@@ -10,13 +10,15 @@ module disables an endpoint that answers 410 Gone or has failed for days.
     failed ────────┘
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, RowMapping, text
 
+from headrace.features.files.result_links import signed_link
 from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen
@@ -27,6 +29,9 @@ from headrace.store.tenants.signing_secrets import secret_context
 log = structlog.get_logger(__name__)
 
 GONE = 410
+
+LINK_S = 7 * 86_400
+"""How long links to the files of a job are good."""
 
 ATTEMPTS_KEPT = 30
 """Number of attempts stored for a delivery: the last three rounds of ten."""
@@ -42,7 +47,8 @@ class Delivery:
     state, if it has one. ``secrets`` sign the delivery, the newest first. ``attempt`` starts at 1, and again at 1 after
     a redelivery; ``num_tries`` is the number of all attempts including this one. ``is_refused``: the endpoint is
     disabled. ``is_locked``: this process lacks the encryption key of the secrets, so ``secrets`` is empty.
-    ``traceparent``: the parent of its span, if the job or batch is traced.
+    ``traceparent``: the parent of its span, if the job or batch is traced. ``files``: those that the job made, with
+    links that are good for a week.
     """
 
     id: str
@@ -59,6 +65,7 @@ class Delivery:
     is_refused: bool = False
     is_locked: bool = False
     traceparent: str | None = None
+    files: Sequence[Mapping[str, Any]] = ()
 
     @property
     def receiver(self) -> str:
@@ -132,12 +139,17 @@ SELECT
         ARRAY[COALESCE(rotated.secret, tenants.webhook_secret),
             CASE WHEN rotated.old_secret_until > now() THEN rotated.old_secret END]
     END AS secrets,
-    taken.type,
+    taken.type, taken.job_id,
     COALESCE(
         jobs.parent_id, taken.job_id, taken.batch_id, taken.about_endpoint_id, taken.registry_id) AS subject_id,
     COALESCE(flow.state, jobs.state, split_part(taken.type, '.', 2)) AS status, taken.created_at,
     taken.attempts - taken.attempts_before AS attempt, taken.attempts AS num_tries,
-    endpoint.disabled_at IS NOT NULL AS is_refused, COALESCE(jobs.traceparent, batches.traceparent) AS traceparent
+    endpoint.disabled_at IS NOT NULL AS is_refused,
+    COALESCE(rotated.secret, tenants.webhook_secret) AS link_secret,
+    (SELECT jsonb_agg(jsonb_build_object(
+        'index', position, 'name', filename, 'media_type', media_type, 'bytes', num_bytes) ORDER BY position)
+        FROM files WHERE result_of = taken.job_id) AS files,
+    COALESCE(jobs.traceparent, batches.traceparent) AS traceparent
 FROM taken
 LEFT JOIN jobs ON jobs.id = taken.job_id
 LEFT JOIN jobs AS flow ON flow.id = jobs.parent_id
@@ -266,12 +278,24 @@ def take_due(
 
 def _delivery(row: RowMapping, seal: Seal) -> Delivery:
     context = secret_context(row["tenant_id"], row["endpoint_id"])
+    fields = {name: value for name, value in row.items() if name not in ("link_secret", "job_id")} | {"files": ()}
     try:
         secrets = [seal.open_text(secret, context) for secret in row["secrets"] if secret]
+        if row["files"]:
+            fields["files"] = _linked(row, seal.open_text(row["link_secret"], secret_context(row["tenant_id"])))
     except CannotOpen as error:
         log.error("webhook.secret_not_opened", delivery_id=row["id"], error=error.message)
-        return Delivery(**{**row, "secrets": ()}, is_locked=True)
-    return Delivery(**{**row, "secrets": tuple(secrets)})
+        return Delivery(**{**fields, "secrets": ()}, is_locked=True)
+    return Delivery(**{**fields, "secrets": tuple(secrets)})
+
+
+def _linked(row: RowMapping, secret: str) -> list[dict[str, Any]]:
+    """Return the files of a job with links. Each attempt has the same ones."""
+    expires = int(row["created_at"].timestamp()) + LINK_S
+    place = (secret, row["tenant_id"], row["job_id"])
+    return [
+        {**file, "url": signed_link(*place, file["index"], expires), "url_expires_at": expires} for file in row["files"]
+    ]
 
 
 def record_delivered(db: Database, delivery: Delivery, result: AttemptResult) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
+from typing import Any
 
 import orjson
 import structlog
@@ -51,8 +52,8 @@ _MAX_WAITING = 1024
 
 
 def body_of(delivery: Delivery) -> bytes:
-    """Return the event's JSON. It has ids only: the receiver reads the job with its own key, and gets its newest
-    state."""
+    """Return the event's JSON. It has ids, and links to files that the job made. The receiver reads the job with its
+    own key, and gets its newest state."""
     return orjson.dumps(
         {
             "id": delivery.id,
@@ -65,7 +66,7 @@ def body_of(delivery: Delivery) -> bytes:
     )
 
 
-def _named(delivery: Delivery) -> dict[str, str]:
+def _named(delivery: Delivery) -> dict[str, Any]:
     """Return the object of the event as the API names it."""
     kind, _, end = delivery.type.partition(".")
     if kind == "response":
@@ -73,7 +74,8 @@ def _named(delivery: Delivery) -> dict[str, str]:
     if kind in ("webhook", "webhook_endpoint"):
         return {"id": delivery.subject_id, "object": "webhook_endpoint", "status": delivery.status}
     named = "model_version" if kind == "version" else kind
-    return {"id": delivery.subject_id, "object": named, "status": delivery.status}
+    files = {"files": list(delivery.files)} if delivery.files else {}
+    return {"id": delivery.subject_id, "object": named, "status": delivery.status, **files}
 
 
 def headers_of(delivery: Delivery, body: bytes, now: datetime) -> dict[str, str]:

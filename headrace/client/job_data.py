@@ -112,6 +112,7 @@ class JobInfo(TypedDict):
     parent_id: str | None
     steps: list[Json] | None
     waiting_for: list[Json] | None
+    progress: Json | None
     links: dict[str, str]
 
 

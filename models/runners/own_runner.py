@@ -9,15 +9,33 @@ import logging
 import traceback
 from asyncio import CancelledError
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from headrace.models.engine.requests import EncodeRow, RunnerFailed
 from headrace.models.engine.runner import is_out_of_memory
-from headrace.tasks import Runner, Task, TaskError, run_batch
+from headrace.tasks import Context, Runner, Task, TaskError, run_batch
 
 log = logging.getLogger(__name__)
 
 MAX_SHOWN_CHARS = 500
+
+
+class RunContext(Context):
+    """A context that a worker gives to a runner: a pass may run again, because another input failed in it."""
+
+    def begin(self) -> None:
+        """Forget what an earlier run of the input made."""
+        self.files.clear()
+        self.told.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnInput:
+    """The options of a row: an input and its context."""
+
+    value: Any
+    context: RunContext
 
 
 class OwnRunner:
@@ -34,12 +52,22 @@ class OwnRunner:
         Raises RunnerFailed if the whole batch failed.
         """
         try:
-            found = run_batch(self._task, self._runner, [row.options for row in rows])
+            if self._task.with_context:
+                found = self._run_with_contexts([row.options for row in rows])
+            else:
+                found = run_batch(self._task, self._runner, [row.options for row in rows])
         except (Exception, SystemExit, CancelledError) as error:  # foreign code must not end the worker
             if isinstance(error, Exception) and is_out_of_memory(error):
                 raise
             raise self._failed(error, is_alone=len(rows) == 1) from error
         return [self._written(one) for one in found]
+
+    def _run_with_contexts(self, given: Sequence[Any]) -> list[Any]:
+        """Run inputs with their contexts. The example of the self-test is an input alone, and its files go nowhere."""
+        alone = [one if isinstance(one, OwnInput) else OwnInput(one, RunContext()) for one in given]
+        for one in alone:
+            one.context.begin()
+        return run_batch(self._task, self._runner, [one.value for one in alone], [one.context for one in alone])
 
     def _written(self, found: Any) -> bytes | Exception | None:
         try:

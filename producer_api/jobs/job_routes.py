@@ -21,7 +21,7 @@ from headrace.producer_api.jobs.job_views import JobBodyObject, JobDeleted, JobL
 from headrace.producer_api.reads.job_loader import restored
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED
-from headrace.producer_api.streaming.job_events import wait_until_ended
+from headrace.producer_api.streaming.job_events import progress_of, wait_until_ended
 from headrace.producer_api.submission.draft_job import Origin, Receipt
 from headrace.store.db.database import Database
 from headrace.store.errors import Unavailable
@@ -182,7 +182,8 @@ async def get_job(
     if job.state is JobState.QUEUED and datetime.now(UTC) - job.created_at > _TOO_YOUNG_FOR_A_PLACE:
         place = await run_in_threadpool(_place_of, runtime, job)
     headers["Retry-After"] = _POLL_AFTER_S
-    shown = job_views.job_object(job, place=place, steps=steps, waiting_for=waiting_for)
+    progress = await progress_of(runtime, job)
+    shown = job_views.job_object(job, place=place, steps=steps, waiting_for=waiting_for, progress=progress)
     return JsonResponse(shown, headers=headers)
 
 

@@ -4,6 +4,7 @@ Times are Unix seconds, null until the event happens.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -19,7 +20,7 @@ from headrace.store.payloads.tool_approval import Approval
 from headrace.store.registry.models import queue_name
 from headrace.store.scheduling.backlog import QueuePosition
 from headrace.store.schema.job_states import FLOW_TASK, CacheResult, JobState
-from headrace.store.streams.stream_log import StreamCursor
+from headrace.store.streams.stream_log import Progress, StreamCursor
 from headrace.store.tasks.registry import TASKS
 
 
@@ -87,6 +88,14 @@ class StepObject(BaseModel):
     usage: UsageObject | None
 
 
+class ProgressObject(BaseModel):
+    """How far the attempt that runs is, as its task tells."""
+
+    done: float
+    total: float
+    message: str
+
+
 class JobObject(BaseModel):
     """A job."""
 
@@ -123,6 +132,9 @@ class JobObject(BaseModel):
     steps: list[StepObject] | None = Field(None, description="of a job with steps, where it is read alone; else null")
     waiting_for: list[ApprovalObject] | None = Field(
         None, description="the calls of tools that wait for an approval, where it is read alone; else null"
+    )
+    progress: ProgressObject | None = Field(
+        None, description="of a running job whose task tells it, where it is read alone; else null"
     )
     links: Links
 
@@ -195,6 +207,7 @@ def job_object(
     place: QueuePosition | None = None,
     steps: Sequence[Job] | None = None,
     waiting_for: Sequence[Approval] = (),
+    progress: Progress | None = None,
 ) -> JobObject:
     """Return the job object. ``steps``: of a job with steps, in order. ``waiting_for``: approvals that are pending."""
     return JobObject(
@@ -229,6 +242,7 @@ def job_object(
         parent_id=job.parent_id,
         steps=None if steps is None else [*map(_step_object, steps)],
         waiting_for=[*map(approval_object, waiting_for)] or None,
+        progress=None if progress is None else ProgressObject(**asdict(progress)),
         links=_links(job.id),
     )
 

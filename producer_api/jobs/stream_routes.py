@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -19,6 +20,7 @@ from headrace.producer_api.streaming.job_events import (
     Event,
     Events,
     FormatLogprobs,
+    Progressed,
     Queued,
     Restarted,
     Started,
@@ -70,6 +72,7 @@ async def stream_events(
     A job of several steps also has `step.started` and `step.finished`, with the step's `name` and `job_id`, and its
     `attempt`, or its `state` and `usage`; its `job.delta` are those of the step with the answer. If a call of a tool
     needs an approval, it has `approval.requested` with the `approval_id` and the `tool`, and `approval.decided`.
+    A task that tells how far it is has `job.progress`, with `done` of `total` and a `message`; it is not repeated.
     If the connection closes before the terminal event, reconnect with the last id.
     """
     after = _cursor(last_event_id or starting_after)
@@ -118,10 +121,17 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
         case TextPiece(text=text, logprobs=logprobs, mark=mark):
             likely = {"logprobs": format_logprobs(logprobs)} if format_logprobs is not None and logprobs else {}
             return event("job.delta", cursor, {"text": text, **_marked(mark), **likely})
-        case StepHappened(event=of_step):
-            return event(of_step.kind.replace("_", "."), cursor, _step(of_step))
+        case Progressed() | StepHappened():
+            return event(*_beside(happened, cursor))
         case Ended(job=job):
             return event(f"job.{job.state}", cursor, job_object(job).model_dump(mode="json"))
+
+
+def _beside(happened: Progressed | StepHappened, cursor: str) -> tuple[str, str, Mapping[str, Any]]:
+    """Return name, id and data of an event beside the text of the answer."""
+    if isinstance(happened, Progressed):
+        return "job.progress", cursor, asdict(happened.progress)
+    return happened.event.kind.replace("_", "."), cursor, _step(happened.event)
 
 
 def _step(happened: JobEvent) -> Mapping[str, Any]:

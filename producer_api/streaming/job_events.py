@@ -36,7 +36,8 @@ from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.registry.models import queue_name
 from headrace.store.schema.job_states import FLOW_TASK, JobState
 from headrace.store.streams.checkpoints import Checkpoint, ChoiceMark, Lineage, LogprobRow, Logprobs, Marks, num_kept
-from headrace.store.streams.stream_log import Frame, StreamCursor
+from headrace.store.streams.stream_log import Frame, Progress, StreamCursor, read_progress
+from headrace.store.tasks.registry import TASKS
 
 
 class Diverged(Exception):
@@ -170,6 +171,14 @@ class TextPiece:
 
 
 @dataclass(frozen=True, slots=True)
+class Progressed:
+    """The attempt has told how far it is. It is in no log, so its cursor is that of the event before."""
+
+    cursor: StreamCursor
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
 class StepHappened:
     """A step has begun an attempt, has ended, waits for an approval or no longer waits: an event of the job's timeline
     (``step_started``, ``step_finished``, ``approval_requested``, ``approval_decided``).
@@ -187,7 +196,7 @@ class Ended:
     job: Job
 
 
-Event = Queued | Started | Restarted | TextPiece | StepHappened | Ended
+Event = Queued | Started | Restarted | TextPiece | Progressed | StepHappened | Ended
 Events = AsyncGenerator[Event | None, None]
 
 
@@ -209,6 +218,17 @@ def follow(runtime: Runtime, job: Job, after: StreamCursor | None = None) -> Eve
     if after is not None and after.epoch > job.epoch and job.streamed_as == job.id:
         raise InvalidRequest(f"{after} is not an event id of this job", param="Last-Event-ID")
     return _JobEventReader(runtime, job, after).events()
+
+
+async def progress_of(runtime: Runtime, job: Job) -> Progress | None:
+    """Return how far a running job is; None if its task does not tell, has told nothing, or without Redis."""
+    task = TASKS.get(job.task)
+    if task is None or not task.has_progress or job.state is not JobState.RUNNING:
+        return None
+    try:
+        return await run_in_threadpool(read_progress, runtime.redis, job.id, job.epoch, runtime.db.seal)
+    except Unavailable:
+        return None
 
 
 class _JobEventReader:
@@ -246,6 +266,8 @@ class _JobEventReader:
             yield Queued(self._at, self._job)
         for event in self._news():
             yield event
+        if (told := await progress_of(self._runtime, self._job)) is not None and self._job.epoch == self._at.epoch:
+            yield Progressed(self._at, told)
         while not self._job.state.is_terminal:
             async with aclosing(self._live()) as live:
                 async for happened in live:
@@ -277,7 +299,7 @@ class _JobEventReader:
                 if frame is not None and self._is_next(frame):
                     yield self._piece(frame)
                     continue
-                if frame is None or frame.is_end or self._is_unknown(frame.epoch):
+                if frame is None or self._is_news(frame):
                     await self._reload()
                     for event in self._news():
                         yield event
@@ -327,11 +349,19 @@ class _JobEventReader:
         """Where to start reading the hub: frames of attempts that are over are skipped."""
         return max(self._at, StreamCursor.before(self._first_epoch))
 
+    def _is_news(self, frame: Frame) -> bool:
+        """True if the job row must be read: the job has ended, or an attempt is not known yet."""
+        is_early = frame.progress is not None and frame.epoch > self._at.epoch
+        return frame.is_end or is_early or self._is_unknown(frame.epoch)
+
     def _take(self, frame: Frame) -> Iterator[Event]:
         # The row can be older than the cursor if Postgres was unavailable.
         if frame.epoch < max(self._first_epoch, self._at.epoch):
             return
-        if frame.checkpoint is not None:
+        if frame.progress is not None:
+            if frame.epoch == self._at.epoch:
+                yield Progressed(self._at, frame.progress)
+        elif frame.checkpoint is not None:
             start = frame.checkpoint
             yield from self._move(frame.epoch, start)
         elif frame.epoch > self._at.epoch and frame.seq == 1:

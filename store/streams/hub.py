@@ -210,8 +210,8 @@ class Hub:
                     num_ticks += 1
                     follower.is_behind = not channel.confirmed.is_set() or num_ticks % REREAD_EVERY_TICKS == 0
                     yield None
-            elif cursor.leads_to(live):
-                cursor, follower.was_served = live.cursor, True
+            elif live.progress is not None or cursor.leads_to(live):
+                cursor, follower.was_served = max(cursor, live.cursor), True
                 yield live
                 if live.is_end:
                     return

@@ -93,14 +93,23 @@ class StreamCursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an attempt is: ``done`` of ``total``, in a unit of the task. Only Redis has it, the newest one."""
+
+    done: float
+    total: float
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """A piece of a job's answer.
 
     A delta has ``text`` and its ``token_ids``, ``logprobs`` if the job asks for them, and a ``mark`` if the job has
     several choices (``store.streams.choices``). Deltas count from 1, through
     all attempts that continue one another. An attempt's start has a ``checkpoint`` and ``seq`` 0: the deltas that it
-    continues and their attempts, itself the last. A frame with neither is the end of the stream: the outcome is in
-    Postgres. Its ``seq`` is one above the last delta's.
+    continues and their attempts, itself the last. One with ``progress`` is in no log and has no position. Any other is
+    the end of the stream: the outcome is in Postgres. Its ``seq`` is one above the last delta's.
 
     ``age_s`` is known of a job's first delta that ``store.streams.fencing`` has read: since it was published.
     """
@@ -114,6 +123,7 @@ class Frame:
     logprobs: Logprobs = ()
     mark: ChoiceMark | None = None
     age_s: float | None = field(default=None, compare=False)
+    progress: Progress | None = None
 
     @property
     def entry_id(self) -> str:
@@ -123,17 +133,22 @@ class Frame:
     @property
     def cursor(self) -> StreamCursor:
         """The position just after this frame."""
+        if self.progress is not None:
+            return StreamCursor()
         return StreamCursor(self.epoch, self.seq if self.checkpoint is None else self.checkpoint.num_deltas)
 
     @property
     def is_end(self) -> bool:
         """True for the last frame of a stream."""
-        return self.text is None and self.checkpoint is None
+        return self.text is None and self.checkpoint is None and self.progress is None
 
     def as_args(self) -> tuple[str, str, str, str]:
         """Return id, kind, text and tokens as they are stored."""
         if self.checkpoint is not None:
             return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
+        if self.progress is not None:
+            one = self.progress
+            return self.entry_id, "g", json.dumps([one.done, one.total, one.message], separators=(",", ":")), ""
         if self.text is None:
             return self.entry_id, "e", "", ""
         tokens = ",".join(map(str, self.token_ids))
@@ -173,6 +188,8 @@ def read_frame(
             return Frame(job_id, cursor.epoch, 0, None, checkpoint=Checkpoint.from_json(json.loads(text)))
         case b"e":
             return Frame(job_id, cursor.epoch, cursor.seq, None)
+        case b"g":
+            return Frame(job_id, cursor.epoch, 0, None, progress=Progress(*json.loads(text)))
         case b"p":
             delta, rows = json.loads(text)
             shown, mark = (delta, None) if isinstance(delta, str) else marked_from_json(delta)
@@ -238,9 +255,21 @@ class StreamPublisher:
             pipe.execute()
 
 
+def read_progress(client: redis.Redis, job_id: str, epoch: int, seal: Seal = PLAIN) -> Progress | None:
+    """Return how far the attempt of this epoch is; None if it has told nothing. Raises Unavailable, CannotOpen."""
+    with translated_errors(client):
+        stored: Any = client.get(f"{stream_key(job_id)}:progress")
+    if stored is None:
+        return None
+    entry_id, _, rest = stored.partition(b" ")
+    frame = read_frame(job_id, entry_id, rest[:1], rest[1:], seal=seal)
+    return frame.progress if frame.epoch == epoch else None
+
+
 def forget(client: redis.Redis, job_ids: Iterable[str]) -> None:
     """Remove these jobs' replay logs before they expire."""
-    if keys := [stream_key(job_id) for job_id in job_ids]:
+    keys = [name for job_id in job_ids for name in (stream_key(job_id), f"{stream_key(job_id)}:progress")]
+    if keys:
         with translated_errors(client):
             client.unlink(*keys)
 

@@ -95,6 +95,8 @@ def _fault_of_fields(task: Task) -> str | None:
         return f"`output_texts` names {', '.join(unknown)}, which the output does not have"
     if "policy" in task.output.model_fields:
         return "the output has a field `policy`, which Headrace adds itself: choose another name"
+    if task.with_context and "files" in task.output.model_fields:
+        return "the output has a field `files`, which Headrace adds itself: choose another name"
     try:
         _strict(task).model_validate(task.example)
     except ValidationError as error:
@@ -140,6 +142,7 @@ def spec_of(task: Task) -> OwnTaskSpec:
         purpose=f"serves the task {name}: use {url}, or the task {name}",
         url_example={"input": dict(task.example)},
         is_from_outside=True,
+        has_progress=task.with_context,
         examples={name: {"summary": task.summary or f"The task {name}", "value": body}},
         declared=task,
         input=kind,

@@ -46,6 +46,9 @@ class TaskSpec:
     has_many_texts: bool = False
     """True if a request may have thousands of inputs: the bound of its body is ``max_embedding_body_bytes``."""
 
+    has_progress: bool = False
+    """True if its jobs may tell how far they are (``store.streams.stream_log.Progress``)."""
+
     form_bytes: Callable[[Settings], int] | None = None
     """If the main URL takes a form with a file: the most bytes of the file. Its route reads the form block by block."""
 

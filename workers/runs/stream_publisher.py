@@ -25,7 +25,7 @@ from cachetools import FIFOCache
 
 from headrace.models.engine.requests import Delta
 from headrace.store.streams.checkpoints import Checkpoint, ChoiceEnd, ChoiceMark
-from headrace.store.streams.stream_log import Frame
+from headrace.store.streams.stream_log import Frame, Progress
 from headrace.workers.runs.choice_stream import ChoiceStream
 from headrace.workers.runs.in_flight import AttemptId, ChoiceId
 from headrace.workers.runs.logprobs import kept
@@ -187,6 +187,12 @@ class FrameQueue:
         with self._wake:
             self._last_seq[attempt_id] = start.num_deltas
             self._put([(attempt_id, Frame(*attempt_id, 0, None, checkpoint=start))])
+
+    def put_progress(self, attempt_id: AttemptId, progress: Progress) -> None:
+        """Queue how far an attempt is, unless it is over."""
+        with self._wake:
+            if attempt_id not in self._over:
+                self._put([(attempt_id, Frame(*attempt_id, 0, None, progress=progress))])
 
     def put_end(self, attempt_id: AttemptId) -> None:
         """Queue the end frame of an attempt behind its deltas, after its outcome was stored."""

@@ -1,35 +1,115 @@
 """The work of a task of another package: a job's input in, the output of the package's runner out, after the policy."""
 
 import json
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
+from headrace.assembly import parts
 from headrace.models.engine.call_engine import CallEngine
 from headrace.models.engine.encoder_engine import EncodeEngine
 from headrace.models.engine.protocol import AnyEngine
-from headrace.models.engine.requests import EncodeRequest
+from headrace.models.engine.requests import EncodeRequest, EngineError
 from headrace.models.engine.runner import Encoder
 from headrace.models.loading.load import checked_folder, with_encoder_faults
-from headrace.models.runners.own_runner import OwnRunner
+from headrace.models.runners.own_runner import OwnInput, OwnRunner, RunContext
 from headrace.prompts.tasks.own_task import num_tokens_of
 from headrace.prompts.tasks.task_inputs import ReadFile
-from headrace.store.errors import CannotLoadHere, ModelLoadError
-from headrace.store.jobs.claims import Finish
+from headrace.store.errors import CannotLoadHere, HeadraceError, ModelLoadError
+from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion
 from headrace.store.registry.verification_report import GoldenAnswer
+from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
+from headrace.store.streams.stream_log import Progress
 from headrace.store.tasks.own_task import OwnTaskSpec
-from headrace.tasks import load_runner
+from headrace.tasks import TaskError, load_runner
 from headrace.workers.runs import outcome
-from headrace.workers.runs.in_flight import Attempt
+from headrace.workers.runs.in_flight import Attempt, AttemptId
 from headrace.workers.runs.outcome import Retry
 from headrace.workers.runs.output_guard import open_guards
+from headrace.workers.runs.result_files import OpenDrafts, ResultDrafts, ResultsPart
 from headrace.workers.tasks.encoding import EncodeJob, EncoderModel, EncodeWork, new_call_engine
 from headrace.workers.tasks.self_test import SelfTest, run_all
 from headrace.workers.tasks.task_model import EngineSetup, WorkContext, quiet_setup
+
+TOLD_EVERY_S = 0.4
+"""The least time between two events of a job's progress. The last one, of all that is done, comes at once."""
+
+MAX_MESSAGE_CHARS = 200
+
+
+class JobContext(RunContext):
+    """The context of one attempt: its files become drafts, its progress frames. The runner's thread calls it.
+
+    ``failure``: why a file could not be made; the attempt fails with it, whatever the runner makes of it.
+    """
+
+    def __init__(self, drafts: ResultDrafts, tell: Callable[[Progress], None]) -> None:
+        super().__init__()
+        self.drafts = drafts
+        self.failure: HeadraceError | None = None
+        self._tell = tell
+        self._told_at = -inf
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Drop what an earlier run of the input made."""
+        with self._lock:
+            self.drafts.drop()
+            self.failure = None
+
+    def progress(self, done: float, total: float, message: str = "") -> None:
+        """See ``Context``."""
+        now = time.monotonic()
+        is_due = now - self._told_at >= TOLD_EVERY_S or done >= total
+        if is_due and not self._is_over and isfinite(done) and isfinite(total):
+            self._told_at = now
+            self._tell(Progress(done, total, str(message)[:MAX_MESSAGE_CHARS]))
+
+    def file(
+        self,
+        name: str,
+        content: bytes,
+        media_type: str,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """See ``Context``."""
+        facts = {"width": width, "height": height, "seconds": seconds}
+        known = {key: value for key, value in facts.items() if value is not None}
+        with self._lock:
+            self._check_open()
+            try:
+                self.drafts.add(name, bytes(content), media_type, known)
+            except HeadraceError as error:
+                self.failure = error
+                raise
+
+    def read(self, file_id: str) -> bytes:
+        """See ``Context``."""
+        try:
+            return self.drafts.read(file_id)
+        except HeadraceError as error:
+            self.failure = error
+            raise
+
+    def close(self) -> None:
+        """Remove drafts that are not kept. A runner that was left behind makes no more files."""
+        with self._lock:
+            self._is_over = True
+            self.drafts.drop()
+
+    def _check_open(self) -> None:
+        if self._is_over:
+            raise TaskError("the job has ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +154,54 @@ class OwnWork(EncodeWork):
     """Runs jobs and applies the tenant's policy to their outputs. ``compute`` is called from many threads at once."""
 
     def __init__(self, engine: AnyEngine, context: WorkContext, model: OwnModel) -> None:
-        super().__init__(engine, context, model.read_claim)
+        super().__init__(engine, context, self._read_job)
+        self._model = model
         self._spec = model.spec
         self._guards = open_guards(context.db)
+        self._own = context
+        self._contexts: dict[AttemptId, JobContext] = {}
+        self._open_drafts: OpenDrafts | None = None
+        if self._spec.declared.with_context:
+            (part,) = parts("results", ResultsPart)
+            self._open_drafts = part.open(context.settings, context.db)
+
+    def _read_job(self, claim: Claim, context: WorkContext) -> EncodeJob:
+        job = self._model.read_claim(claim, context)
+        own = self._contexts.get(AttemptId(claim.job_id, claim.epoch))
+        return job if own is None else replace(job, options=OwnInput(job.options, own))
 
     def compute(self, attempt: Attempt) -> Finish | Retry:
-        """Compute the job's input. Raises InvalidRequest for a payload that cannot be read."""
+        """Compute the job's input. Raises InvalidRequest for a payload that cannot be read, and why a file that the
+        runner made could not be stored.
+        """
+        if self._open_drafts is None:
+            return self._checked(attempt)
+        drafts = self._open_drafts(self._own.db, attempt.claim)
+        own = JobContext(drafts, lambda progress: self._own.frames.put_progress(attempt.id, progress))
+        self._contexts[attempt.id] = own
+        try:
+            return self._with_files(self._checked(attempt), own)
+        except EngineError as error:
+            if own.failure is not None:
+                raise own.failure from error
+            raise
+        finally:
+            del self._contexts[attempt.id]
+            own.close()
+
+    def _with_files(self, verdict: Finish | Retry, own: JobContext) -> Finish | Retry:
+        """Return the outcome with the files. They are of jobs that succeed alone."""
+        if isinstance(verdict, Retry) or verdict.state is not JobState.SUCCEEDED or verdict.output is None:
+            return verdict
+        if own.failure is not None:
+            raise own.failure
+        shown, rows = own.drafts.keep()
+        if not shown:
+            return verdict
+        return replace(verdict, output={**verdict.output, "files": list(shown)}, stored=rows)
+
+    def _checked(self, attempt: Attempt) -> Finish | Retry:
+        """Return the outcome after the policy for outputs."""
         claim = attempt.claim
         payload = read_payload(self._spec.payload, claim.payload)
         pinned = payload.policy

@@ -1,5 +1,7 @@
 """The outbox: deliveries that are taken and settled, and endpoints that are disabled because of them."""
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,6 +10,7 @@ from threading import Barrier
 import pytest
 from sqlalchemy import text
 
+from headrace.features.files.result_links import check_link
 from headrace.features.responses.new_response import NewResponse
 from headrace.features.webhooks import outbox as webhooks
 from headrace.features.webhooks.delivery_log import DeliveryFilter, DeliveryRecord, get_delivery, list_deliveries
@@ -30,8 +33,10 @@ from headrace.features.webhooks.outbox import (
     take_due,
 )
 from headrace.features.webhooks.secrets import get_webhook_secret
+from headrace.features.webhooks.sender import body_of
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
+from headrace.store.errors import NotFound
 from headrace.store.jobs.jobs import request_cancel
 from headrace.store.scheduling.work_probe import WorkProbe
 from headrace.store.schema.job_states import JobState
@@ -74,6 +79,26 @@ class TestTaking:
         assert (first.attempt, first.num_tries, first.is_refused) == (1, 1, False)
         assert first.secrets == (get_webhook_secret(db, tenant).secret,)
         assert first.secrets[0] not in repr(first)
+
+    def test_a_delivery_links_to_the_files_of_its_job_alone(
+        self, db: Database, tenant: str, outbox: list[str], query: Query
+    ) -> None:
+        query("INSERT INTO blobs (digest, num_bytes) VALUES ('d', 3)")
+        row = "INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, result_of, position, media_type)"
+        query(
+            f"{row} VALUES ('f', :tenant, 'd', 3, 'a.png', 'job_output', :job, 0, 'image/png')",
+            tenant=tenant,
+            job=outbox[1],
+        )
+        first, second, third = take_due(db, 10, 60)
+        assert (first.files, third.files) == ((), ())
+        (file,) = json.loads(body_of(second))["data"]["files"]
+        path, expires, signature = re.fullmatch(r"(.*)\?expires=(\d+)&signature=(\w+)", file["url"]).groups()
+        assert path == f"/results/{tenant}/{outbox[1]}/0"
+        assert file["url_expires_at"] == int(expires) > NOW.timestamp()
+        check_link(db, tenant, outbox[1], 0, int(expires), signature)
+        with pytest.raises(NotFound):
+            check_link(db, tenant, outbox[0], 0, int(expires), signature)
 
     def test_an_endpoints_delivery_has_its_secret(self, db: Database, tenant: str, accept_one: AcceptOne) -> None:
         endpoint = create_endpoint(db, tenant, url=URL, actor="mia")
