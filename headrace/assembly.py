@@ -45,6 +45,7 @@ FEATURES: tuple[str, ...] = (
     "planner",
     "flows",
     "batches",
+    "schedules",
     "console",
     "response_cache",
     "encryption",

@@ -95,6 +95,7 @@ TARGETS: Final = (
     Target("prompt_versions", ("prompt_id", "version"), ("template",), _of("prompts", "prompt_id")),
     Target("vector_store_passages", ("store_id", "file_id", "position"), ("content",)),
     Target("tools", ("id",), ("definition",)),
+    Target("schedules", ("id",), ("definition",)),
     Target("tool_approvals", ("id",), ("reason",)),
     Target("tenants", ("id",), ("webhook_secret",), "id", (), "webhook_secrets", "secret", is_text=True),
     Target("webhook_secrets", ("tenant_id",), ("secret", "old_secret"), sealed_as="secret", is_text=True),
