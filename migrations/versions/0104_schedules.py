@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("num_skipped", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("last_error", postgresql.JSONB()),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.CheckConstraint("missed IN ('skip', 'last', 'all')", name="ck_schedules_missed_known"),
+        sa.CheckConstraint("missed IN ('skip', 'last', 'all')", name="missed_known"),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name="fk_schedules_tenant_id"),
         sa.PrimaryKeyConstraint("id", name="pk_schedules"),
         sa.UniqueConstraint("tenant_id", "name", name="uq_schedules_tenant_id_name"),
