@@ -280,6 +280,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
+    "/v1/schedules/": _made("/v1/schedules", {"name": "mine", "cron": "0 6 * * *", "job": PROMPT}),
     "/v1/tools/": _made("/v1/tools", {"name": "weather", "url": "https://tools.example.com/"}),
     "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),
     "/v1/webhook_deliveries/": _delivery,

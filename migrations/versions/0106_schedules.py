@@ -1,7 +1,7 @@
 """Schedules.
 
-Revision ID: 0104
-Revises: 0103
+Revision ID: 0106
+Revises: 0105
 """
 
 import sqlalchemy as sa
@@ -10,8 +10,8 @@ from sqlalchemy.dialects import postgresql
 
 from headrace.migrations.isolation import CHANGE, READ, expose, isolate
 
-revision = "0104"
-down_revision = "0103"
+revision = "0106"
+down_revision = "0105"
 branch_labels = None
 depends_on = None
 
