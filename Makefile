@@ -14,7 +14,7 @@ LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum |
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
 .PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills failover
-.PHONY: containers load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
+.PHONY: containers containers-tests load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -62,7 +62,7 @@ test: check  ## check, then every test, four files at a time, since tests wait: 
 
 full: check  ## what CI leaves out, once a week: every test at full size, three features out, clients, chart, S3, site: some hours
 	@# Each of them runs, whatever became of the one before.
-	@$(MAKE) --no-print-directory --keep-going full-tests pluck clients chart s3 site
+	@$(MAKE) --no-print-directory --keep-going full-tests containers-tests pluck clients chart s3 site
 	@echo "==> full: ok"
 
 full-tests: $(STAMP)
@@ -171,6 +171,10 @@ client-schemas: $(STAMP)  ## 300 schemas of real packages' pydantic and zod mode
 
 containers: $(STAMP)  ## as root, with podman: both images built, the Compose stack under faults of each container: about 30 minutes (TORCH= TORCH_INDEX=)
 	@$(BIN)/python -m tests.compose $(if $(TORCH),--torch $(TORCH)) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+# Exit 69 says that no engine for containers can be used here, and why.
+containers-tests: $(STAMP)  ## tests on Postgres and Valkey in containers, by testcontainers and podman's socket (TESTS=PATHS)
+	@$(BIN)/python -m tests.compose --pytest $(or $(TESTS),tests/store tests/migrations) || { code=$$?; test $$code = 69; }
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
 	@$(BIN)/pytest tests/features/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3

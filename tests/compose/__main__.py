@@ -1,13 +1,14 @@
 """``python -m tests.compose``: build the images, start the Compose stack, break each part under load, and check.
 
-Prints a table and, as the last line, the report as JSON; exits 1 if a promise was broken, and 2 with a sentence where
-no engine for containers can be used.
+Prints a table and, as the last line, the report as JSON; exits 1 if a promise was broken, and 69 with a sentence
+where no engine for containers can be used.
 """
 
 import argparse
 import json
 import platform
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,13 +25,15 @@ from tests.chaos.journal import Journal, read_journal
 from tests.chaos.load import Load, LoadThread, orders
 from tests.chaos.report import Json, report_of, save, show
 from tests.compose.engine import Engine, EngineError, NoEngineError
-from tests.compose.faults import plan, renew_images
+from tests.compose.faults import Fault, plan, renew_images
 from tests.compose.images import CONTROL, ROOT, WORKER, Images, cpu_torch
 from tests.compose.stack import LASTING, Stack
 from tests.models import tiny
 
 console = Console(stderr=True)
 BUILD = ROOT / "build" / "containers"
+# Of sysexits.h: what this needs is not there. pytest has no such code.
+NO_ENGINE = 69
 AGAIN_S = 180.0
 QUIET_S = 240.0
 _LEFT = """
@@ -53,13 +56,23 @@ def main() -> int:
         if shutil.which("docker-compose") is None:
             raise NoEngineError("docker-compose is not installed (Debian: apt-get install docker-compose)")
         with engine.serving() as address:
-            return _run(options, engine, address)
+            return _test(options.pytest, engine, address) if options.pytest else _run(options, engine, address)
     except NoEngineError as error:
         say(f"not run: {error}")
-        return 2
+        return NO_ENGINE
     except EngineError as error:
         say(str(error))
         return 1
+
+
+def _test(paths: Sequence[str], engine: Engine, address: str) -> int:
+    """Run tests on Postgres and Valkey in containers, and return pytest's exit code."""
+    Images(engine, BUILD, say).bases()
+    # Ryuk, which removes what testcontainers leaves, is an image of its own; the fixture removes its containers itself.
+    env = {**engine.env, "DOCKER_HOST": address, "TESTCONTAINERS_RYUK_DISABLED": "true"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--containers", *paths], cwd=ROOT, env=env, check=False
+    ).returncode
 
 
 def _run(options: argparse.Namespace, engine: Engine, address: str) -> int:
@@ -173,19 +186,11 @@ def break_each(stack: Stack, seed: int, rate: float, only: Sequence[str]) -> tup
     for number, (name, strike) in enumerate(plan()):
         if only and not any(word in name for word in only):
             continue
-        stack.journal.write("strike", fault=name)
-        accepted, struck = load.num_accepted, time.monotonic()
-        strike(stack)
-        lasted = time.monotonic() - struck
-        probe = {"model": "fake", "input": {"prompt": f"probe {number}"}, "sampling": {"max_tokens": 8}}
-        again = ask_and_wait(stack, probe)
-        stack.wait_healthy(LASTING, AGAIN_S)
-        faults[name] = {
-            "lasted_s": round(lasted, 1),
-            "first_job_after_s": round(again, 1),
-            "all_healthy_after_s": round(time.monotonic() - struck - lasted, 1),
-            "accepted_meanwhile": load.num_accepted - accepted,
-        }
+        try:
+            faults[name] = _strike(stack, load, number, name, strike)
+        except EngineError as error:
+            # The others still say something.
+            faults[name] = {"not_recovered": str(error)[:300]}
         say(f"{name}: {faults[name]}")
     thread.end(QUIET_S)
     wait_for_the_end(stack, thread)
@@ -194,6 +199,23 @@ def break_each(stack: Stack, seed: int, rate: float, only: Sequence[str]) -> tup
     return report_of(
         history, findings, seed=seed, duration_s=time.monotonic() - began, run="containers", faults=faults
     ), findings
+
+
+def _strike(stack: Stack, load: Load, number: int, name: str, strike: Fault) -> Json:
+    """Do one fault and return the seconds until it was overcome. Raises EngineError."""
+    stack.journal.write("strike", fault=name)
+    accepted, struck = load.num_accepted, time.monotonic()
+    strike(stack)
+    lasted = time.monotonic() - struck
+    probe = {"model": "fake", "input": {"prompt": f"probe {number}"}, "sampling": {"max_tokens": 8}}
+    again = ask_and_wait(stack, probe)
+    stack.wait_healthy(LASTING, AGAIN_S)
+    return {
+        "lasted_s": round(lasted, 1),
+        "first_job_after_s": round(again, 1),
+        "all_healthy_after_s": round(time.monotonic() - struck - lasted, 1),
+        "accepted_meanwhile": load.num_accepted - accepted,
+    }
 
 
 def wait_for_the_end(stack: Stack, load: LoadThread) -> None:
@@ -232,6 +254,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", default=[], help="only faults with this word in their name; repeatable"
     )
+    parser.add_argument("--pytest", nargs="+", metavar="PATH", help="run these tests on servers in containers instead")
     return parser.parse_args()
 
 

@@ -126,15 +126,15 @@ def renew_images(engine: Engine, folder: str) -> None:
 def plan() -> list[tuple[str, Fault]]:
     """Every fault once, with its name."""
     return [
-        ("update of the APIs", update(*APIS)),
-        ("update of the workers", update(*FAKE_WORKERS)),
-        ("update of the dispatcher", update("dispatcher")),
         *((f"kill {one}", kill(one)) for one in LASTING),
-        *((f"pause {one}", pause(one)) for one in LASTING),
-        *((f"disconnect {one}", disconnect(one)) for one in ("valkey", "postgres", "worker-fake", "api", "dispatcher")),
         ("lose packets worker-fake, valkey", drop("worker-fake", "valkey")),
         ("lose packets api, postgres", drop("api", "postgres")),
         ("full disk of postgres", fill),
+        ("update of the APIs", update(*APIS)),
+        ("update of the workers", update(*FAKE_WORKERS)),
+        ("update of the dispatcher", update("dispatcher")),
+        *((f"disconnect {one}", disconnect(one)) for one in ("valkey", "postgres", "worker-fake", "api", "dispatcher")),
+        *((f"pause {one}", pause(one)) for one in LASTING),
     ]
 
 
