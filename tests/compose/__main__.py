@@ -234,6 +234,13 @@ def wait_for_the_end(stack: Stack, load: LoadThread) -> None:
     say(f"quiet after {time.monotonic() - began:.0f} s; left: {left}")
 
 
+def no_rights(stack: Stack) -> list[str]:
+    """Statements that a process's role may not do: each process has a role of its own here."""
+    logs = sorted((stack.folder / "logs").glob("*.log"))
+    found = {f"{log.stem}: {line[:300]}" for log in logs for line in log.open() if "InsufficientPrivilege" in line}
+    return sorted(found)
+
+
 def read(stack: Stack) -> History:
     """Everything that is known of the run, without the jobs that this program asked for itself."""
     for service in LASTING:

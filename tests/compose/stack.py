@@ -1,6 +1,7 @@
 """The Compose stack as an operator starts it, with a second API, two workers of the fake model and a small disk."""
 
 import copy
+import json
 import os
 import secrets
 import subprocess
@@ -190,7 +191,7 @@ class Stack:
         gateway = self.engine.run("network", "inspect", network, "--format", "{{range .Subnets}}{{.Gateway}}{{end}}")
         port = free_port("127.0.0.1", 0)
         argv: list[str | Path] = [sys.executable, "-m", "tests.chaos.receiver", str(port), self.folder / "hooks.jsonl"]
-        argv += [yaml.safe_dump([one.webhook_secret for one in self.tenants], default_flow_style=True).strip(), gateway]
+        argv += [json.dumps([one.webhook_secret for one in self.tenants]), gateway]
         log = self.folder / "logs" / "receiver.log"
         log.parent.mkdir(exist_ok=True)
         self._receiver = Child(Command("receiver", argv, log, env=child_environment({}), cwd=ROOT))
