@@ -79,13 +79,13 @@ class ScheduleObject(BaseModel):
 
     id: str
     object: Literal["schedule"] = "schedule"
-    name: str
-    cron: str
-    zone: str
-    job: dict[str, Any] | None
-    batch: dict[str, Any] | None
-    overlap: bool
-    missed: Missed
+    name: str = Field(description="unique in the organization")
+    cron: str = Field(description="the line of cron")
+    zone: str = Field(description="the IANA name of its time zone")
+    job: dict[str, Any] | None = Field(description="the body of each job; null for batches")
+    batch: dict[str, Any] | None = Field(description="the body of each batch; null for jobs")
+    overlap: bool = Field(description="true: a run may begin while one is under way")
+    missed: Missed = Field(description="what becomes of ticks that nothing ran")
     status: Literal["active", "paused"]
     next_at: int | None = Field(description="the next tick; null while it is paused")
     last_at: int | None = Field(description="the last tick that had a run")
