@@ -18,6 +18,8 @@ PACKAGES = (
     "store",
     "workers",
 )
+# It runs in Celery apps of users and writes into their logs.
+_NOT_OURS = ROOT / "headrace" / "celery.py"
 _LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 _LOGGERS = frozenset({"log", "_log", "logger", "_uncaught"})
 
@@ -25,7 +27,10 @@ _LOGGERS = frozenset({"log", "_log", "logger", "_uncaught"})
 def logged() -> Iterator[tuple[str, str | None]]:
     """Yield the place of each call of a logger, and the name of its event; None if that is no fixed name."""
     trees = {
-        path: ast.parse(path.read_text()) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))
+        path: ast.parse(path.read_text())
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if path != _NOT_OURS
     }
     constants = dict(_constant(node) for tree in trees.values() for node in tree.body if isinstance(node, ast.Assign))
     for path, tree in trees.items():

@@ -29,7 +29,9 @@ from headrace.store.tasks.flow import JobOrFlowRequest
 router = APIRouter(prefix="/v1/celery", tags=["celery"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 _ID = Field(min_length=1, max_length=255, pattern=r"^[!-~]+$", description="Celery's id of the task")
-TaskId = Annotated[str, Path(max_length=255, examples=["0d0e3c1e-6f0a-4a5c-9a44-9be1d3b6a1f2"])]
+TaskId = Annotated[
+    str, Path(max_length=255, description="Celery's id of the task", examples=["0d0e3c1e-6f0a-4a5c-9a44-9be1d3b6a1f2"])
+]
 
 MOST_MESSAGE_BYTES = 256 << 10
 _MOST_TAKEN = 100

@@ -22,8 +22,11 @@ router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMEN
 
 MOST_LINK_S = 7 * 86_400
 
-Position = Annotated[int, Path(ge=0, lt=results.MOST_FILES, examples=[0])]
-Tenant = Annotated[str, Path(pattern=r"^[!-~]{1,128}$", examples=["ten_0197f0c2a3b47d518e9a2b6c7d8e9f01"])]
+Position = Annotated[int, Path(ge=0, lt=results.MOST_FILES, description="number of the file, from 0", examples=[0])]
+Tenant = Annotated[
+    str,
+    Path(pattern=r"^[!-~]{1,128}$", description="the organization", examples=["ten_0197f0c2a3b47d518e9a2b6c7d8e9f01"]),
+]
 _FILE: dict[int | str, dict[str, Any]] = {200: {"description": "The file", "content": {"application/octet-stream": {}}}}
 
 
@@ -72,8 +75,8 @@ async def open_link(
     tenant_id: Tenant,
     job_id: JobId,
     position: Position,
-    expires: Annotated[int, Query(ge=0, lt=1 << 35)],
-    signature: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")],
+    expires: Annotated[int, Query(ge=0, lt=1 << 35, description="Unix time at which the link ends")],
+    signature: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$", description="of the rest of the link")],
 ) -> Response:
     """Return a file that a job made, without a key. 404 for a link that has expired or was changed."""
     await run_in_threadpool(result_links.check_link, runtime.db, tenant_id, job_id, position, expires, signature)

@@ -139,6 +139,8 @@ THE_SYSTEMS_OWN = {
         "sweeps.expire_overdue",
         "sweeps.fail_rejected",
         "sweeps.purge",
+        "schedules.due",
+        "sweeps.start_due",
         "stuck_flows.count_stuck_flows",
         "sweeps.sweep_leases",
         "outbox.oldest_due_s",

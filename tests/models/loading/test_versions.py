@@ -189,6 +189,7 @@ def test_a_vocabulary_may_be_as_large_as_the_models_and_no_larger(
     monkeypatch.setattr(model_folder, "folder_digest", lambda folder: "digest")
     for name, content in SMALL.items():
         (tmp_path / name).write_text(content)
+    (tmp_path / "model.safetensors").touch()
     found = model_folder.describe(tmp_path)
     assert (found.runner, found.digest, found.context_window) == ("torch", "digest", 77)
     assert sorted(found.files) == ["config.json", "tokenizer.json"]
