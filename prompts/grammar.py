@@ -59,7 +59,6 @@ class Grammars:
         self._eos = eos_token_ids
         self._tokenizer = lru_cache(maxsize=1)(self._read_tokenizer)
         self._lock = Lock()
-        # A trial ends at MEMORY_BYTES, so no grammar alone is larger than the cache.
         self._kept: LRUCache[tuple[str, str], _CachedGrammar] = LRUCache(MOST_BYTES, lambda kept: kept.num_bytes)
 
     def check(self, kind: str, text: str) -> None:
@@ -83,8 +82,9 @@ class Grammars:
             with TURNS.turn(tenant_at_work()):
                 # Another one may have made it meanwhile.
                 kept = self._known(kind, text) or self.make(kind, text)
-                with self._lock:
-                    self._kept[kind, text] = kept
+                if kept.num_bytes <= self._kept.maxsize:
+                    with self._lock:
+                        self._kept[kind, text] = kept
         if isinstance(kept.found, InvalidRequest):
             # A new error for each caller: one object in many threads would chain their tracebacks.
             raise InvalidRequest(kept.found.message, code=kept.found.code, param=kept.found.param)

@@ -269,6 +269,7 @@ class RuntimeOfCelery:
         self.drain = Drain(30.0)
         self.adapters = None
         self.admission = None
+        self.reported_runner = None
         self.job_runner = SimpleNamespace(run=lambda job_id: self.told.append(("run", job_id)))
         self.metrics = SimpleNamespace(junk=SimpleNamespace(inc=lambda: self.told.append("junk")))
 

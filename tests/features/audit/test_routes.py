@@ -144,12 +144,19 @@ class Caller:
 
 
 HOOKS = "/v1/webhook_endpoints"
+SCHEDULES = "/v1/schedules"
 KEYS = "/v1/organization/api_keys"
 KEY = {"name": "ci", "scopes": ["jobs:read"]}
 TOOLS = "/v1/tools"
 TEMPLATE = {"instructions": f"Say {SECRET}."}
 CHAT_SERVER = {"engine": {"kind": "openai", "url": "http://127.0.0.1:9", "context_window": 512}}
 RULES = {"rules": [{"id": "r", "kinds": ["email"], "action": "redact", "stage": "input"}]}
+
+
+def schedule() -> dict[str, object]:
+    """Return a schedule with a name of its own."""
+    job = {"model": "tiny", "input": {"prompt": SECRET}}
+    return {"name": new_id("sched").replace("_", "-"), "cron": "0 7 * * *", "job": job}
 
 
 def tool() -> dict[str, object]:
@@ -160,6 +167,19 @@ def tool() -> dict[str, object]:
 # The audit entry of each route, and a call that makes it.
 Call = Callable[[Caller], httpx2.Response]
 AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
+    ("post", SCHEDULES): ("schedule.created", lambda c: c.api.post(SCHEDULES, json=schedule())),
+    ("post", SCHEDULES + "/{schedule}/pause"): (
+        "schedule.paused",
+        lambda c: c.api.post(f"{SCHEDULES}/{c.made(SCHEDULES, schedule())}/pause"),
+    ),
+    ("post", SCHEDULES + "/{schedule}/resume"): (
+        "schedule.resumed",
+        lambda c: c.api.post(f"{SCHEDULES}/{c.made(SCHEDULES, schedule())}/resume"),
+    ),
+    ("delete", SCHEDULES + "/{schedule}"): (
+        "schedule.deleted",
+        lambda c: c.api.delete(f"{SCHEDULES}/{c.made(SCHEDULES, schedule())}"),
+    ),
     ("post", KEYS): ("api_key.created", lambda c: c.api.post(KEYS, json=KEY)),
     ("patch", KEYS + "/{key_id}"): (
         "api_key.updated",
@@ -352,6 +372,10 @@ OWN_WORK = {
     ("post", "/v1/jobs"): _JOBS,
     ("post", "/v1/jobs/{job_id}/cancel"): _JOBS,
     ("post", "/v1/pipelines/{pipeline_id}/jobs"): _JOBS,
+    ("post", "/v1/celery/tasks"): _JOBS,
+    ("post", "/v1/celery/tasks/{task_id}/cancel"): _JOBS,
+    ("post", "/v1/celery/tasks/{task_id}/confirm"): "notes that the caller's own task has ended",
+    ("post", "/v1/celery/ended"): "notes when a message was taken",
     ("post", "/v1/chat/completions"): _JOBS,
     ("post", "/v1/completions"): _JOBS,
     ("post", "/v1/embeddings"): _JOBS,

@@ -137,6 +137,7 @@ def test_a_job_is_shown_whole() -> None:
         "priority": 4,
         "created_at": 1_800_000_000,
         "start_after": None,
+        "progress": None,
         "expires_at": 1_800_000_060,
         "cancel_requested_at": 1_800_000_005,
         "queue": {"name": "tiny@3", "position": 3, "estimated_start_at": 1_800_000_030},

@@ -23,6 +23,7 @@ DEFAULT_TERMS = {
     "service_class": "standard",
     "priority": 5,
     "deadline_ms": None,
+    "start_after": None,
     "max_attempts": None,
     "webhook": None,
     "user": None,

@@ -12,7 +12,7 @@ from tests.store.making import AcceptOne
 _SPENT = text("""
 INSERT INTO spend_changes (tenant_id, api_key_id, month, cost) SELECT id, 'key', now(), 1 FROM tenants LIMIT 1
 """)
-NOTHING = PendingWork(jobs=False, changes=False, of_features=frozenset())
+NOTHING = PendingWork(jobs=False, changes=False, starts=False, of_features=frozenset())
 
 
 def look(db: Database) -> PendingWork:
