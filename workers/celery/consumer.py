@@ -15,8 +15,8 @@ Celery's commands end the worker, revoke its tasks or change its queues. Flower 
 cancelled through the API, workers are stopped by signals.
 """
 
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from queue import Empty
 from typing import Any
 
@@ -138,7 +138,7 @@ def admission_step(
             """Wrap the channel's quality of service, and let new room wake the event loop."""
             ask_before_consuming(c.task_consumer.channel.qos, admission)
             admission.waker.attach(lambda: wake(c.hub))
-            reported.attach(partial(report, c))
+            reported.attach(event_sender(c))
             if adapters is not None:
                 adapters.attach(lambda: c.hub.call_soon(follow, c, adapters))
                 follow(c, adapters)
@@ -146,19 +146,25 @@ def admission_step(
     return AdmissionStep
 
 
-def report(consumer: Any, kind: str, **fields: Any) -> None:
-    """Send an event from another thread, if somebody listens."""
-    dispatcher = consumer.event_dispatcher
-    if dispatcher is not None and dispatcher.enabled:
-        consumer.hub.call_soon(_send, consumer, kind, fields)
+def event_sender(consumer: Any) -> Callable[..., None]:
+    """Return a function that sends an event from any thread, in the order of its calls, if there are receivers."""
+    waiting: deque[tuple[str, dict[str, Any]]] = deque()
 
+    def send_waiting() -> None:
+        while waiting:
+            kind, fields = waiting.popleft()
+            try:
+                consumer.event_dispatcher.send(kind, **fields)
+            except Exception as error:  # noqa: BLE001 - on the event loop it would end the worker
+                log.warning("event_not_sent", reason=type(error).__name__)
 
-def _send(consumer: Any, kind: str, fields: dict[str, Any]) -> None:
-    if consumer.event_dispatcher is not None:
-        try:
-            consumer.event_dispatcher.send(kind, **fields)
-        except Exception as error:  # noqa: BLE001 - on the event loop it would end the worker
-            log.warning("event_not_sent", reason=type(error).__name__)
+    def send(kind: str, **fields: Any) -> None:
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None and dispatcher.enabled:
+            waiting.append((kind, fields))
+            consumer.hub.call_soon(send_waiting)  # kombu calls in any order what it is given meanwhile
+
+    return send
 
 
 def follow(consumer: Any, adapters: AdapterQueues) -> None:
