@@ -29,8 +29,7 @@ def with_audio(request: TranscribeRequest, tenant_id: str, settings: Settings, d
 def audio_of(file: File, blobs: Blobs, settings: Settings, param: str) -> AudioSource:
     """Return what a file holds. Blocks. Raises InvalidRequest with ``param`` if it is not accepted, Unavailable."""
     try:
-        # Here, because an API without the extra has neither soundfile nor numpy.
-        from headrace.features.transcribe.audio_file import AudioBounds, inspect  # noqa: PLC0415
+        from headrace.features.transcribe.audio_file import AudioBounds, inspect  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise InvalidRequest(
             f"this server reads no audio, because {error.name} is missing: install Headrace with the extra `audio`",
