@@ -20,6 +20,10 @@ class TaskError(Exception):
     """An input that the runner cannot compute. The job's error shows this text: name the fault, quote no content."""
 
 
+class JobOver(Exception):
+    """The job was cancelled, its deadline has passed, or another worker has it: its output is of no use any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class MadeFile:
     """A file that a runner has made. ``facts``: what else is shown of it."""
@@ -33,17 +37,43 @@ class MadeFile:
 class Context:
     """What a runner may do for one input beside its output. Here it keeps what it is given, for ``try_out``.
 
-    ``uploaded``: the contents that ``read`` returns, by id.
+    ``uploaded``: the contents that ``read`` returns, by id. ``resumed``: the state of an earlier attempt.
     """
 
-    def __init__(self, uploaded: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, uploaded: Mapping[str, bytes] | None = None, resumed: bytes | None = None) -> None:
         self.files: list[MadeFile] = []
         self.told: list[tuple[float, float, str]] = []
+        self.states: list[bytes] = []
         self.uploaded = uploaded or {}
+        self._resumed = resumed
 
     def progress(self, done: float, total: float, message: str = "") -> None:
-        """Tell the caller how far the input is. Call it as often as you like: at most a few a second are sent."""
+        """Tell the caller how far the input is. Call it as often as you like: at most a few a second are sent.
+
+        Raises JobOver, which ends the input here: let it through.
+        """
         self.told.append((done, total, message))
+
+    def checkpoint(self, state: bytes | Callable[[], bytes]) -> None:
+        """Save from where another attempt can go on, should this worker be lost: ``resumed`` returns it there.
+
+        Call it as often as you like: one is stored every few seconds. A function is called only then, and returns at
+        most 64 MiB. Files that were made before are not part of it. Raises JobOver, as ``progress``.
+        """
+        self.states.append(state() if callable(state) else state)
+
+    @property
+    def resumed(self) -> bytes | None:
+        """The newest state that an earlier attempt of the job has saved; None: begin anew.
+
+        The worker that saved it may have had other versions of your libraries: name them in the state if they matter.
+        """
+        return self._resumed
+
+    @property
+    def cancelled(self) -> bool:
+        """True if nobody waits for the output any more: the job was cancelled, is late, or another worker has it."""
+        return False
 
     def file(
         self,

@@ -1,4 +1,5 @@
-"""The duties of the leading API process for files: expired ones are deleted, and contents that no row names any more.
+"""The duties of the leading API process for files: expired ones are deleted, contents that no row names any more, and
+states of attempts whose job runs no more.
 
 They run here and not in the dispatcher, because only the API has the storage, and the rights to it.
 """
@@ -6,6 +7,7 @@ They run here and not in the dispatcher, because only the API has the storage, a
 from collections.abc import Callable, Sequence
 
 from headrace.features.files import files, uploads
+from headrace.features.files.attempt_states import AttemptStates
 from headrace.features.files.blob_storage import Blobs
 from headrace.store.db.database import Database
 from headrace.store.keeper import Duty
@@ -19,7 +21,7 @@ _LOCK_TIMEOUT_S = 2.0
 _BUDGET_S = 300.0
 
 
-def file_duties(db: Database, blobs: Blobs) -> Sequence[tuple[Duty]]:
+def file_duties(db: Database, blobs: Blobs, states: AttemptStates) -> Sequence[tuple[Duty]]:
     """Return the duties, each a group of its own."""
 
     def duty(name: str, period_s: float, run: Callable[[], bool | None]) -> tuple[Duty]:
@@ -29,5 +31,6 @@ def file_duties(db: Database, blobs: Blobs) -> Sequence[tuple[Duty]]:
         duty("expire_files", EXPIRE_S, lambda: files.expire(db, _ROWS) >= _ROWS),
         duty("expire_uploads", EXPIRE_S, lambda: uploads.expire(db, _ROWS) >= _ROWS),
         duty("remove_contents", EXPIRE_S, lambda: files.remove_unreferenced(db, blobs) > 0),
+        duty("remove_states", EXPIRE_S, lambda: states.remove_ended(db)),
         duty("sweep_storage", SWEEP_S, blobs.sweep),
     )

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import Request
 
+from headrace.features.files.attempt_states import AttemptStates
 from headrace.features.files.blob_storage import Blobs, open_blobs
 from headrace.features.files.file_duties import file_duties
 from headrace.producer_api.api_part import ApiWork
@@ -16,7 +17,8 @@ class FileWork(ApiWork):
 
     def __init__(self, runtime: Runtime) -> None:
         self.blobs = open_blobs(runtime.settings, runtime.db.seal)
-        self.duties = file_duties(runtime.duties_db, self.blobs)
+        states = AttemptStates(runtime.settings, runtime.db.seal)
+        self.duties = file_duties(runtime.duties_db, self.blobs, states)
 
 
 async def _blobs(request: Request) -> Blobs:

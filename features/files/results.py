@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Connection, text
 
 from headrace.features.files import files
+from headrace.features.files.attempt_states import AttemptStates
 from headrace.features.files.blob_storage import Blobs, BlobWriter, open_blobs, read_blocks
 from headrace.features.files.files import File, Purpose
 from headrace.store.db.database import Database
@@ -81,6 +82,7 @@ class Drafts:
     db: Database
     settings: Settings
     claim: Claim
+    states: AttemptStates
     drafts: list[_Draft] = field(default_factory=list)
 
     def add(self, name: str, content: bytes, media_type: str, facts: dict[str, Any]) -> None:
@@ -138,6 +140,15 @@ class Drafts:
         return b"".join(read_blocks(self.blobs, file.digest))
 
 
+    def save_state(self, state: bytes) -> None:
+        """See ``ResultDrafts``."""
+        self.states.save(self.claim, state)
+
+    def saved_state(self) -> bytes | None:
+        """See ``ResultDrafts``."""
+        return self.states.newest(self.claim)
+
+
 def find(db: Database, tenant_id: str, job_id: str, position: int) -> tuple[File, str]:
     """Return the file that a job made as its number ``position`` from 0, and its media type. Raises NotFound."""
     values = {"tenant_id": tenant_id, "job_id": job_id, "position": position}
@@ -151,10 +162,10 @@ def find(db: Database, tenant_id: str, job_id: str, position: int) -> tuple[File
 
 
 def _open(settings: Settings, db: Database) -> OpenDrafts:
-    blobs = open_blobs(settings, db.seal)
+    blobs, states = open_blobs(settings, db.seal), AttemptStates(settings, db.seal)
 
     def drafts(db: Database, claim: Claim) -> Drafts:
-        return Drafts(blobs, db, settings, claim)
+        return Drafts(blobs, db, settings, claim, states)
 
     return drafts
 

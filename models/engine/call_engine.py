@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from headrace.models.engine.batching_engine import BatchingEngine, failure_of, ignore
 from headrace.models.engine.requests import (
@@ -105,9 +106,9 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
             self._counters.count_pass()
             for state in list(self._active.values()):
                 reason = state.forced_end(now)
-                if isinstance(state.found, EngineError):
+                if isinstance(state.found, EngineError) and reason is None:
                     self._fail(state, state.found, outbox)
-                elif state.found is not None:
+                elif isinstance(state.found, list):
                     self._counters.count_tokens(prompt=state.request.num_tokens)
                     self._complete(state, state.result(FinishReason.STOP, now), outbox)
                 elif reason is not None:
@@ -127,7 +128,7 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
         state.thread.start()
 
     def _call(self, state: CallState) -> None:
-        found = self._found(state.request)
+        found = self._found(state.request, partial(self._is_wanted, state))
         with self._changed:
             state.found = found
             self._left_behind.discard(threading.current_thread())
@@ -135,8 +136,12 @@ class CallEngine(BatchingEngine[EncodeRequest, EncodeOutput, CallState]):
         if state.id not in self._active:
             self.on_room()
 
-    def _found(self, request: EncodeRequest) -> list[bytes] | EngineError:
-        rows = [EncodeRow(request.id, tokens, request.options, index) for index, tokens in enumerate(request.inputs)]
+    def _is_wanted(self, state: CallState) -> bool:
+        return state.id in self._active and not self._stopping and state.forced_end(self._clock()) is None
+
+    def _found(self, request: EncodeRequest, is_wanted: Callable[[], bool]) -> list[bytes] | EngineError:
+        given = enumerate(request.inputs)
+        rows = [EncodeRow(request.id, tokens, request.options, index, is_wanted) for index, tokens in given]
         try:
             vectors: list[bytes] = []
             for vector in self._encoder.run(rows):

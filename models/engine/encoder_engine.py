@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from headrace.models.engine.batching_engine import BatchingEngine, failure_of, ignore
@@ -72,9 +73,9 @@ class EncodeState(ActiveRequest):
         lengths = [len(self.request.inputs[index]) for index in self.pending]
         return PendingInputs(lengths, self.num_tokens, self.request.class_rank)
 
-    def row(self, index: int) -> EncodeRow:
+    def row(self, index: int, is_wanted: Callable[[], bool]) -> EncodeRow:
         """Return an input as the encoder takes it."""
-        return EncodeRow(self.request.id, self.request.inputs[index], self.request.options, index)
+        return EncodeRow(self.request.id, self.request.inputs[index], self.request.options, index, is_wanted)
 
     def result(self, reason: FinishReason, now: float) -> EncodeOutput:
         """Return the result of a request that ends."""
@@ -138,9 +139,18 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             return
         served = plan.oldest.num_tokens
         for inputs in plan.passes:
-            is_sound = self._postprocess(inputs, self._run([state.row(index) for state, index in inputs]))
+            is_sound = self._postprocess(inputs, self._run([self._row(*one) for one in inputs]))
             if not is_sound or (plan.oldest.num_tokens > served and self._is_outdated()):
                 return
+
+    def _row(self, state: EncodeState, index: int) -> EncodeRow:
+        return state.row(index, partial(self._is_wanted, state))
+
+    def _is_wanted(self, state: EncodeState) -> bool:
+        """Note that a pass goes on; return False if the request need not get its vectors any more."""
+        with self._changed:
+            self._note_progress()
+            return state.id in self._active and not self._stopping and state.forced_end(self._clock()) is None
 
     def _is_outdated(self) -> bool:
         """True if requests have come, or must end, since the plan was made."""
@@ -220,6 +230,9 @@ class EncodeEngine(BatchingEngine[EncodeRequest, EncodeOutput, EncodeState]):
             for (state, index), vector in zip(inputs, vectors, strict=True):
                 if state.id not in self._active:
                     continue  # an earlier input has failed it, or a stop that did not wait for this step
+                if isinstance(vector, Exception) and state.forced_end(now) is not None:
+                    is_sound = False  # the next step ends it, whatever the pass made of it
+                    continue
                 if isinstance(vector, Exception):
                     error = vector if isinstance(vector, EngineError) else failure_of(vector, "pass")
                     self._fail(state, error, outbox)

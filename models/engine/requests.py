@@ -4,7 +4,7 @@ Every submitted request gets an outcome: a result (``CompletionOutput``, ``Encod
 future.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
@@ -239,6 +239,10 @@ class EncodeRequest:
         return sum(map(len, self.inputs))
 
 
+def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeRow:
     """One input of a request, as the encoder takes it. ``index`` is its position among the request's inputs."""
@@ -247,6 +251,8 @@ class EncodeRow:
     tokens: tuple[int, ...]
     options: Any
     index: int = 0
+    is_wanted: Callable[[], bool] = _always
+    """False if its request is to end now. A call also tells the engine that a long computation goes on."""
 
 
 @dataclass(frozen=True, slots=True)

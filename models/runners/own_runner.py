@@ -8,13 +8,13 @@ import json
 import logging
 import traceback
 from asyncio import CancelledError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from headrace.models.engine.requests import EncodeRow, RunnerFailed
 from headrace.models.engine.runner import is_out_of_memory
-from headrace.tasks import Context, Runner, Task, TaskError, run_batch
+from headrace.tasks import Context, JobOver, Runner, Task, TaskError, run_batch
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ MAX_SHOWN_CHARS = 500
 class RunContext(Context):
     """A context that a worker gives to a runner: a pass may run again, because another input failed in it."""
 
-    def begin(self) -> None:
-        """Forget what an earlier run of the input made."""
+    def begin(self, is_wanted: Callable[[], bool]) -> None:
+        """Forget what an earlier run of the input made. ``is_wanted``: as in ``EncodeRow``."""
         self.files.clear()
         self.told.clear()
 
@@ -53,7 +53,7 @@ class OwnRunner:
         """
         try:
             if self._task.with_context:
-                found = self._run_with_contexts([row.options for row in rows])
+                found = self._run_with_contexts(rows)
             else:
                 found = run_batch(self._task, self._runner, [row.options for row in rows])
         except (Exception, SystemExit, CancelledError) as error:  # foreign code must not end the worker
@@ -62,11 +62,12 @@ class OwnRunner:
             raise self._failed(error, is_alone=len(rows) == 1) from error
         return [self._written(one) for one in found]
 
-    def _run_with_contexts(self, given: Sequence[Any]) -> list[Any]:
+    def _run_with_contexts(self, rows: Sequence[EncodeRow]) -> list[Any]:
         """Run inputs with their contexts. The example of the self-test is an input alone, and its files go nowhere."""
+        given = [row.options for row in rows]
         alone = [one if isinstance(one, OwnInput) else OwnInput(one, RunContext()) for one in given]
-        for one in alone:
-            one.context.begin()
+        for one, row in zip(alone, rows, strict=True):
+            one.context.begin(row.is_wanted)
         return run_batch(self._task, self._runner, [one.value for one in alone], [one.context for one in alone])
 
     def _written(self, found: Any) -> bytes | Exception | None:
@@ -86,6 +87,8 @@ class OwnRunner:
 
     def _failed(self, error: BaseException, *, is_alone: bool) -> RunnerFailed:
         """Return the error of a job. ``is_alone``: the exception is about one input, so its text may name it."""
+        if isinstance(error, JobOver):
+            return RunnerFailed("the runner stopped")  # nobody sees it: the engine ends the request for its own reason
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else "unknown"
         log.warning("runner_failed task=%s error=%s place=%s", self._task.name, type(error).__name__, place)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from headrace.client import Client
 from headrace.features.files import files
+from headrace.features.files.attempt_states import AttemptStates
 from headrace.features.files.blob_storage import open_blobs
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
@@ -28,6 +29,7 @@ class Order(BaseModel):
     text: str
     source: str | None = None
     pause_s: float = 0
+    steps: int = 0
 
 class Painted(BaseModel):
     num: int
@@ -45,6 +47,11 @@ def load(folder):
         for one, context in zip(batch, contexts):
             context.progress(1, 3, f"sketch of {one.text}")
             time.sleep(one.pause_s)
+            first = int(context.resumed or 0)
+            for step in range(first, one.steps):
+                context.progress(step, one.steps, f"from {first}")
+                time.sleep(0.1)
+                context.checkpoint(lambda: str(step + 1).encode())
             context.file(f"{one.text}.png", one.text.encode() * 1000, "image/png", width=20, height=10)
             if one.source:
                 context.file("page.html", context.read(one.source), "text/html")
@@ -155,6 +162,31 @@ def test_a_killed_worker_s_files_are_not_served_and_the_next_attempt_s_are(
     while files.remove_unreferenced(db, open_blobs(settings, db.seal), older_than_s=0):
         pass
     assert stored(settings) == []
+
+
+def test_a_lost_attempt_is_continued_from_its_state_and_a_cancelled_one_stops(
+    stack: Stack, keys: list[str], db: Database, settings: Settings
+) -> None:
+    dying = stack.worker(environment="test", failpoints="state.saved=kill")
+    with Client(stack.url, keys[0]) as client:
+        job = client.submit(task="paint", model="paint", input={"text": "mill", "steps": 30})["id"]
+        assert dying.wait_exit() == -signal.SIGKILL
+        worker = stack.worker()
+        told = [event.data["message"] for event in client.stream(job) if event.name == "job.progress"]
+        assert client.wait(job)["status"] == "succeeded"
+        begun = {int(one.removeprefix("from ")) for one in told if one.startswith("from ")}
+        assert max(begun) >= 10, "its second attempt went on where the first was"
+        long = client.submit(task="paint", model="paint", input={"text": "oat", "steps": 3000})["id"]
+        for event in client.stream(long):
+            if event.name == "job.progress":
+                client.cancel(long)
+                break
+        assert client.wait(long)["status"] == "cancelled"
+        short = client.submit(task="paint", model="paint", input={"text": "rye"})["id"]
+        assert client.wait(short)["status"] == "succeeded"
+    assert "runner_failed" not in worker.log()
+    AttemptStates(settings, db.seal).remove_ended(db)
+    assert not [one for one in stored(settings) if "attempts" in one.parts]
 
 
 def _check_served(http: httpx2.Client, first: dict, second: dict) -> None:

@@ -1,9 +1,11 @@
-"""Files that an attempt makes beside its JSON: the door to the feature that stores them.
+"""Files that an attempt makes beside its JSON, and the state from which another goes on: the door to the feature that
+stores them.
 
     runner ──add──▶ drafts, which nobody can read ──keep──▶ contents, and rows for the transaction that ends the job
                        └─ the attempt fails, is lost or is cancelled: drafts and contents are collected
 
-A job without files touches nothing of it.
+A job without files touches nothing of it. A state is of its attempt's epoch: a lost attempt that still runs changes no
+state but its own. All states of a job are collected when it has ended.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,6 +41,14 @@ class ResultDrafts(Protocol):
 
     def read(self, file_id: str) -> bytes:
         """Return the content of a file of the job's tenant. Raises NotFound, TooLarge, Unavailable."""
+        ...
+
+    def save_state(self, state: bytes) -> None:
+        """Store the state of the attempt in place of its last one. Raises TooLarge, Unavailable."""
+        ...
+
+    def saved_state(self) -> bytes | None:
+        """Return the newest state of the attempts before, None if there is none. Raises Unavailable."""
         ...
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
+import structlog
+
 from headrace.assembly import parts
 from headrace.models.engine.call_engine import CallEngine
 from headrace.models.engine.encoder_engine import EncodeEngine
@@ -19,6 +21,7 @@ from headrace.models.runners.own_runner import OwnInput, OwnRunner, RunContext
 from headrace.prompts.tasks.own_task import num_tokens_of
 from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.errors import CannotLoadHere, HeadraceError, ModelLoadError
+from headrace.store.failpoints import failpoint
 from headrace.store.jobs.claims import Claim, Finish
 from headrace.store.payloads.job_payload import read_payload
 from headrace.store.registry.models import ModelVersion
@@ -27,7 +30,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Progress
 from headrace.store.tasks.own_task import OwnTaskSpec
-from headrace.tasks import TaskError, load_runner
+from headrace.tasks import JobOver, load_runner
 from headrace.workers.runs import outcome
 from headrace.workers.runs.in_flight import Attempt, AttemptId
 from headrace.workers.runs.outcome import Retry
@@ -42,6 +45,14 @@ TOLD_EVERY_S = 0.4
 
 MAX_MESSAGE_CHARS = 200
 
+SAVED_EVERY_S = 2.0
+"""The least time between two states that are saved."""
+
+_SAVING_SHARE = 20
+"""Saving takes at most one part in so many of an attempt's time, however slow the storage is."""
+
+log = structlog.get_logger(__name__)
+
 
 class JobContext(RunContext):
     """The context of one attempt: its files become drafts, its progress frames. The runner's thread calls it.
@@ -55,20 +66,55 @@ class JobContext(RunContext):
         self.failure: HeadraceError | None = None
         self._tell = tell
         self._told_at = -inf
+        self._save_at = time.monotonic() + SAVED_EVERY_S
         self._lock = threading.Lock()
         self._is_over = False
+        self._is_wanted: Callable[[], bool] = lambda: True
 
-    def begin(self) -> None:
+    def begin(self, is_wanted: Callable[[], bool]) -> None:
         """Drop what an earlier run of the input made."""
+        self._is_wanted = is_wanted
         with self._lock:
             self.drafts.drop()
             self.failure = None
 
+    @property
+    def cancelled(self) -> bool:
+        """See ``Context``."""
+        return self._is_over or not self._is_wanted()
+
+    def checkpoint(self, state: bytes | Callable[[], bytes]) -> None:
+        """See ``Context``. A state that cannot be stored is left out: the job needs it only if this worker is lost."""
+        self._check_wanted()
+        if time.monotonic() < self._save_at:
+            return
+        content = state() if callable(state) else state
+        began_at = time.monotonic()
+        try:
+            with self._lock:
+                self._check_open()
+                self.drafts.save_state(bytes(content))
+            failpoint("state.saved")
+        except HeadraceError as error:
+            log.warning("state_not_saved", error=error.message)
+        took_s = time.monotonic() - began_at
+        self._save_at = time.monotonic() + max(SAVED_EVERY_S, _SAVING_SHARE * took_s)
+
+    @property
+    def resumed(self) -> bytes | None:
+        """See ``Context``."""
+        try:
+            return self.drafts.saved_state()
+        except HeadraceError as error:
+            log.warning("state_not_read", error=error.message)
+            return None
+
     def progress(self, done: float, total: float, message: str = "") -> None:
         """See ``Context``."""
+        self._check_wanted()
         now = time.monotonic()
         is_due = now - self._told_at >= TOLD_EVERY_S or done >= total
-        if is_due and not self._is_over and isfinite(done) and isfinite(total):
+        if is_due and isfinite(done) and isfinite(total):
             self._told_at = now
             self._tell(Progress(done, total, str(message)[:MAX_MESSAGE_CHARS]))
 
@@ -109,7 +155,11 @@ class JobContext(RunContext):
 
     def _check_open(self) -> None:
         if self._is_over:
-            raise TaskError("the job has ended")
+            raise JobOver("the job has ended")
+
+    def _check_wanted(self) -> None:
+        if self.cancelled:
+            raise JobOver("the job has ended, or is to end")
 
 
 @dataclass(frozen=True, slots=True)
