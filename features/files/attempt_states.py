@@ -10,12 +10,9 @@ job. A duty of the API removes those of jobs that run no more.
 import hashlib
 import io
 from contextlib import suppress
-from typing import Any
-
-import fsspec
 from sqlalchemy import text
 
-from headrace.features.files.blob_storage import as_unavailable
+from headrace.features.files.blob_storage import as_unavailable, open_storage
 from headrace.store.db.database import Database
 from headrace.store.errors import CannotOpen, TooLarge
 from headrace.store.jobs.claims import Claim
@@ -36,9 +33,8 @@ class AttemptStates:
     """The states of all jobs. Called from many threads at once; calls block."""
 
     def __init__(self, settings: Settings, seal: Seal) -> None:
-        fs, root = fsspec.core.url_to_fs(settings.files_url or str(settings.home.absolute() / "files"))
-        self._fs: Any = fs
-        self._root = f"{root.rstrip('/')}/attempts"
+        self._fs, root = open_storage(settings)
+        self._root = f"{root}/attempts"
         self._seal = seal
 
     def save(self, claim: Claim, state: bytes) -> None:

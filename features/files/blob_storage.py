@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 from uuid import uuid4
 
 import fsspec
@@ -176,11 +176,7 @@ class ObjectBlobs:
 
     def __init__(self, url: str, seal: Seal = PLAIN) -> None:
         self._seal = seal
-        try:
-            self._fs, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise SettingsError(f"HEADRACE_FILES_URL: {error}") from error
-        self._root = root.rstrip("/")
+        self._fs, self._root = _file_system(url)
 
     def create(self) -> BlobWriter:
         """See ``Blobs``."""
@@ -247,6 +243,19 @@ def open_blobs(settings: Settings, seal: Seal | None = None) -> Blobs:
     if settings.files_url:
         return ObjectBlobs(settings.files_url, seal)
     return FolderBlobs(settings.home / "files", seal)
+
+
+def open_storage(settings: Settings) -> tuple[Any, str]:
+    """Return the fsspec file system with the storage of the settings, and its path there. Raises SettingsError."""
+    return _file_system(settings.files_url or str(settings.home.absolute() / "files"))
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"HEADRACE_FILES_URL: {error}") from error
+    return fs, root.rstrip("/")
 
 
 def read_blocks(blobs: Blobs, name: str) -> Iterator[bytes]:

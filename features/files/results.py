@@ -139,7 +139,6 @@ class Drafts:
             raise TooLarge(f"the file {file_id} has {file.num_bytes} bytes")
         return b"".join(read_blocks(self.blobs, file.digest))
 
-
     def save_state(self, state: bytes) -> None:
         """See ``ResultDrafts``."""
         self.states.save(self.claim, state)
