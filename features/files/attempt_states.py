@@ -10,6 +10,7 @@ job. A duty of the API removes those of jobs that run no more.
 import hashlib
 import io
 from contextlib import suppress
+
 from sqlalchemy import text
 
 from headrace.features.files.blob_storage import as_unavailable, open_storage
@@ -72,8 +73,8 @@ class AttemptStates:
                     return state
         return None
 
-    def remove_ended(self, db: Database) -> bool:
-        """Remove the states of jobs that have ended or are gone. Returns False: all are looked at. Raises Unavailable."""
+    def remove_ended(self, db: Database) -> None:
+        """Remove the states of jobs that have ended or are gone. Raises Unavailable."""
         with as_unavailable():
             tenants = [_last(path) for path in self._listed(self._root)]
         for tenant_id in tenants:
@@ -83,7 +84,6 @@ class AttemptStates:
                 live = set(connection.execute(_LIVE, {"ids": ids}).scalars())
             for job_id in set(ids) - live:
                 self._remove_all(self._folder(tenant_id, job_id))
-        return False
 
     def _remove_all(self, folder: str) -> None:
         with as_unavailable():
