@@ -103,6 +103,7 @@ class LiveReporter(Periodic):
         lease_s: float,
         engine_description: Callable[[], str | None],
         is_reserved: Callable[[], bool] = lambda: False,
+        progress_of: Callable[[AttemptId], float | None] = lambda _attempt_id: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._publisher = publisher
@@ -115,6 +116,7 @@ class LiveReporter(Periodic):
         self._lease_s = lease_s
         self._engine_description = engine_description
         self._is_reserved = is_reserved
+        self._progress_of = progress_of
         self._clock = clock
         self._running: list[int] = []
         self._idle_at = clock()
@@ -181,4 +183,5 @@ class LiveReporter(Periodic):
             input_tokens=claim.input_tokens,
             output_tokens=self._counts.tokens_of(attempt.id),
             max_tokens=claim.payload.get("sampling", {}).get("max_tokens") or 0,
+            progress=self._progress_of(attempt.id),
         )

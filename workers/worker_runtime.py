@@ -326,6 +326,7 @@ class WorkerRuntime:
             lease_s=self._lease_s,
             engine_description=lambda: self._model.engine_description,
             is_reserved=lambda: self.admission.is_reserved,
+            progress_of=self.frames.progress_of,
         )
 
     def _is_taking(self) -> bool:

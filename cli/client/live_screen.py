@@ -207,6 +207,8 @@ def _row(worker: Json, cells: Sequence[Json | None], *, has_colours: bool) -> Te
 
 def _fill(job: Json) -> str:
     """Return the block of a job. One that reads its prompt has none; one with a token has at least the lowest."""
+    if job.get("progress") is not None:
+        return level(max(job["progress"], 1 / 8))
     if not job["output_tokens"] or not job["max_tokens"]:
         return "░"
     return level(max(job["output_tokens"] / job["max_tokens"], 1 / 8))

@@ -45,6 +45,7 @@ class LiveJob(BaseModel):
     input_tokens: int = Field(description="tokens of the prompt")
     output_tokens: int = Field(description="tokens that this attempt has generated")
     max_tokens: int = Field(description="0 for tasks that generate no text")
+    progress: float | None = Field(None, description="from 0 to 1, as its task tells; null: it does not")
 
 
 class LiveWorker(BaseModel):

@@ -27,7 +27,7 @@ _MOST_TICKS = 100_000
 
 
 class SnapshotJob(BaseModel):
-    """One attempt that a worker holds. ``max_tokens`` is 0 for tasks that generate no text."""
+    """One attempt that a worker holds. ``max_tokens`` is 0 for tasks without text. ``progress``: from 0 to 1."""
 
     id: str
     tenant_id: str
@@ -37,6 +37,7 @@ class SnapshotJob(BaseModel):
     input_tokens: int
     output_tokens: int
     max_tokens: int
+    progress: float | None = None
 
 
 class WorkerSnapshot(BaseModel):

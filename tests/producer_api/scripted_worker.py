@@ -20,10 +20,11 @@ from headrace.prompts.detokenizer import spell
 from headrace.prompts.tokenizer import ByteTokenizer
 from headrace.store.db.database import Database
 from headrace.store.jobs.claims import Claim, Finish, Release, claim, finish, release, still_open, still_running
+from headrace.store.jobs.job_rows import EndRows
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.schema.job_states import JobState
 from headrace.store.streams.checkpoints import Checkpoint, Lineage, LogprobRow, Logprobs
-from headrace.store.streams.stream_log import Frame, StreamPublisher
+from headrace.store.streams.stream_log import Frame, Progress, StreamPublisher
 from headrace.store.tasks.generate import GeneratePayload
 from headrace.workers.runs.outcome import answer
 
@@ -120,9 +121,13 @@ class ScriptedWorker:
             output["stop_text"] = stop_text
         self._end(attempt, JobState.SUCCEEDED, output, None, announce=announce, added=added)
 
-    def answer(self, attempt: Attempt, output: dict[str, Any]) -> None:
-        """End the job with this output."""
-        self._end(attempt, JobState.SUCCEEDED, output, None)
+    def answer(self, attempt: Attempt, output: dict[str, Any], stored: EndRows | None = None) -> None:
+        """End the job with this output, and with rows in the same transaction."""
+        self._end(attempt, JobState.SUCCEEDED, output, None, stored=stored)
+
+    def tell(self, attempt: Attempt, progress: Progress) -> None:
+        """Publish how far the job is."""
+        self._frames.publish([Frame(attempt.claim.job_id, attempt.claim.epoch, 0, None, progress=progress)])
 
     def fail(self, attempt: Attempt, code: str, message: str) -> None:
         """End the job with an error."""
@@ -164,6 +169,7 @@ class ScriptedWorker:
         *,
         announce: bool = True,
         added: Added | None = None,
+        stored: EndRows | None = None,
     ) -> None:
         held = attempt.claim
         usage = {
@@ -184,6 +190,7 @@ class ScriptedWorker:
             is_source=held.is_source,
             parent_id=held.parent_id,
             added=added,
+            stored=stored,
         )
         while not (ended := finish(self._db, [outcome])) and still_running(self._db, {held.job_id: held.epoch}):
             self._wait_for_the_row()

@@ -37,8 +37,8 @@ FIRST_SNAPSHOT = {
     "lease_s": 10.0,
     "lease_age_s": 6.0,
     "jobs": [
-        {"id": "job_0", **JOB_SHOWN, "output_tokens": 2, "max_tokens": 30},
-        {"id": "job_1", **JOB_SHOWN, "output_tokens": 0, "max_tokens": 0},
+        {"id": "job_0", **JOB_SHOWN, "output_tokens": 2, "max_tokens": 30, "progress": None},
+        {"id": "job_1", **JOB_SHOWN, "output_tokens": 0, "max_tokens": 0, "progress": 0.5},
     ],
     "quiet_s": 4.0,
     "kept_s": KEEP_S,
@@ -94,6 +94,7 @@ def test_a_snapshot_has_each_job_and_a_tick_the_tokens_since_the_last(monkeypatc
         slots=4,
         lease_s=10.0,
         engine_description=lambda: "vLLM",
+        progress_of={AttemptId("job_1", 4): 0.5}.get,
         clock=lambda: now[0],
     )
     now[0] = 104.0

@@ -112,6 +112,7 @@ class FrameQueue:
         self._over: FIFOCache[AttemptId, None] = FIFOCache(_ENDED_KEPT)  # attempts of which nothing is kept any more
         self._last_seq: dict[AttemptId, int] = {}
         self._last_at: dict[AttemptId, float] = {}
+        self._progress: dict[AttemptId, float] = {}
         self._wake = threading.Condition()
         self._closing = False
         self._busy = False
@@ -192,7 +193,12 @@ class FrameQueue:
         """Queue how far an attempt is, unless it is over."""
         with self._wake:
             if attempt_id not in self._over:
+                self._progress[attempt_id] = min(max(progress.done / progress.total, 0), 1) if progress.total > 0 else 0
                 self._put([(attempt_id, Frame(*attempt_id, 0, None, progress=progress))])
+
+    def progress_of(self, attempt_id: AttemptId) -> float | None:
+        """Return how far an attempt is, from 0 to 1; None if it has told nothing."""
+        return self._progress.get(attempt_id)
 
     def put_end(self, attempt_id: AttemptId) -> None:
         """Queue the end frame of an attempt behind its deltas, after its outcome was stored."""
@@ -207,6 +213,7 @@ class FrameQueue:
             self._last_seq.pop(attempt_id, None)
             self._last_at.pop(attempt_id, None)
             self._choices.pop(attempt_id, None)
+            self._progress.pop(attempt_id, None)
             self._over[attempt_id] = None
             if self._filters.pop(attempt_id, None) is not None:
                 self._ended[attempt_id] = None

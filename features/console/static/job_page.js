@@ -2,6 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
+import { Files, Progress, filesOf } from "./files.js";
 import { clock, count, duration, milliseconds, moment, now, readable, shortId, workerName } from "./format.js";
 import { useLive } from "./live_store.js";
 import { curl, node, python } from "./snippets.js";
@@ -15,7 +16,7 @@ export default function JobPage({ rest: [id] }) {
   const { data, error, reload } = useLoad((signal) => load(path, id, signal), [id]);
   const isOpen = data !== null && OPEN.includes(data.job.status);
   useNow(isOpen ? 1000 : 3_600_000);
-  const text = useText(path, isOpen, reload);
+  const { text, progress } = useStream(path, isOpen, reload);
   if (data === null) {
     return html`<div class="head"><${Heading}>Job ${shortId(id)}<//></div><${ErrorNote} error=${error} />`;
   }
@@ -38,7 +39,7 @@ export default function JobPage({ rest: [id] }) {
     <${Facts} job=${job} attempts=${timeline.attempts.length} />
     <div class="two">
       <${Request} request=${request} />
-      <${Answer} job=${job} text=${text} />
+      <${Answer} job=${job} text=${text} progress=${isOpen ? progress ?? job.progress : null} />
     </div>
     <${Events} timeline=${timeline} />`;
 }
@@ -74,9 +75,11 @@ async function readDeliveries(id, signal) {
   }
 }
 
-// The text of a job that has not ended, as it is generated. `reload` is called when the job starts and ends.
-function useText(path, isOpen, reload) {
+// The text of a job that has not ended, as it is generated, and how far its task says it is. `reload` is called when the
+// job starts and ends.
+function useStream(path, isOpen, reload) {
   const [text, setText] = useState("");
+  const [progress, setProgress] = useState(null);
   useEffect(() => {
     if (!isOpen) return undefined;
     const control = new AbortController();
@@ -86,6 +89,7 @@ function useText(path, isOpen, reload) {
       cursor = id || cursor;
       if (name === "job.delta") whole += data.text;
       else if (name === "job.restarted") whole = data.text;
+      else if (name === "job.progress") setProgress(data);
       else if (name !== "job.queued") reload();
       setText(whole);
     };
@@ -103,7 +107,7 @@ function useText(path, isOpen, reload) {
     follow();
     return () => control.abort();
   }, [path, isOpen]);
-  return text;
+  return { text, progress };
 }
 
 function Actions({ job, request, reload }) {
@@ -243,8 +247,9 @@ function Request({ request }) {
   </section>`;
 }
 
-function Answer({ job, text }) {
+function Answer({ job, text, progress }) {
   const output = job.output;
+  const hasFiles = filesOf(job).length > 0;
   const shown = output?.text ?? text;
   return html`<section class="card" aria-labelledby="answer" aria-busy=${OPEN.includes(job.status)}>
     <div class="title">
@@ -252,6 +257,8 @@ function Answer({ job, text }) {
       ${output?.finish_reason !== undefined && html`<span class="small muted">ended by ${output.finish_reason}</span>`}
     </div>
     <div class="body stack">
+      <${Progress} progress=${progress} />
+      ${hasFiles && html`<${Files} job=${job} />`}
       ${shown !== "" ? html`<pre class="text" tabindex="0">${shown}</pre>` : output === null && html`<p class="muted">${job.purged_at !== null ? "It is no longer kept." : "None yet."}</p>`}
       ${output !== null && output.text === undefined && html`<pre class="text" tabindex="0">${readable(output)}</pre>`}
       ${output?.tool_calls?.length > 0 && html`<pre class="text" tabindex="0">${readable(output.tool_calls)}</pre>`}

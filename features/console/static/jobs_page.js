@@ -2,7 +2,8 @@
 
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { get, post } from "./api.js";
-import { ago, count, duration, moment, now, shortId } from "./format.js";
+import { ago, count, duration, moment, now, percent, shortId } from "./format.js";
+import { useLive } from "./live_store.js";
 import { Act, ErrorNote, Heading, ListCard, State, useLoad, usePages } from "./ui.js";
 
 const STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"];
@@ -14,6 +15,7 @@ const REFRESH_MS = 5000;
 export default function JobsPage({ query }) {
   const filter = Object.fromEntries(["status", "model", "age", "metadata", "id"].map((name) => [name, query.get(name) ?? ""]));
   const list = usePages((after, signal) => search(filter, after, signal), Object.values(filter));
+  const { live } = useLive();
   const [isLive, setLive] = useState(false);
   const [chosen, setChosen] = useState(new Set());
   useEffect(() => {
@@ -27,6 +29,8 @@ export default function JobsPage({ query }) {
     ids.forEach((id) => (isChosen ? kept.add(id) : kept.delete(id)));
     setChosen(kept);
   };
+  // Workers tell how far their jobs are; the list does not.
+  const progress = new Map((live?.workers ?? []).flatMap((worker) => worker.jobs.map((job) => [job.id, job.progress])));
   const marked = shown.filter((job) => chosen.has(job.id));
   const all = html`<input
     type="checkbox" aria-label="All jobs of this page" checked=${shown.length > 0 && marked.length === shown.length}
@@ -44,7 +48,7 @@ export default function JobsPage({ query }) {
       list=${list} label="Jobs" empty=${list.older === null ? "No job matches." : "None of these jobs matches: see older ones."}
       head=${html`<th class="pick">${all}</th><th>Job</th><th>State</th><th class="opt">Model</th><th class="opt">Class</th><th>Accepted</th>
         <th class="num opt">Waited</th><th class="num opt">Took</th><th class="num opt">Tokens in</th><th class="num opt">Out</th>`}
-      row=${(job) => html`<${Row} key=${job.id} job=${job} isChosen=${chosen.has(job.id)} choose=${choose} />`}
+      row=${(job) => html`<${Row} key=${job.id} job=${job} isChosen=${chosen.has(job.id)} progress=${progress.get(job.id) ?? null} choose=${choose} />`}
     />`;
 }
 
@@ -132,7 +136,7 @@ function waitedWhole(job) {
   return OPEN.includes(job.status) && seconds >= 1 ? seconds : null;
 }
 
-function Row({ job, isChosen, choose }) {
+function Row({ job, isChosen, progress, choose }) {
   const waited = job.usage?.queue_ms != null ? job.usage.queue_ms / 1000 : waitedWhole(job);
   const took = job.usage?.compute_ms != null ? job.usage.compute_ms / 1000 : null;
   const metadata = Object.entries(job.metadata).map(([name, value]) => `${name}=${value}`).join(" ");
@@ -144,7 +148,7 @@ function Row({ job, isChosen, choose }) {
       <a class="mono" href=${`#/job/${job.id}`} aria-label=${`Job ${job.id}`}>${shortId(job.id)}</a>
       ${metadata !== "" && html`<div class="sub">${metadata}</div>`}
     </td>
-    <td><${State} of=${job.status} />${job.error !== null && html`<div class="sub mono" title=${job.error.message}>${job.error.code}</div>`}${job.attempt > 1 && html`<div class="sub">attempt ${job.attempt}</div>`}</td>
+    <td><${State} of=${job.status} />${job.status === "running" && progress !== null && html`<div class="sub">${percent(progress)} done</div>`}${job.error !== null && html`<div class="sub mono" title=${job.error.message}>${job.error.code}</div>`}${job.attempt > 1 && html`<div class="sub">attempt ${job.attempt}</div>`}</td>
     <td class="opt">${job.model}@${job.model_version}<div class="sub">${job.task}</div></td>
     <td class="opt">${job.service_class}</td>
     <td class="nowrap"><time datetime=${new Date(job.created_at * 1000).toISOString()} title=${moment(job.created_at)}>${ago(job.created_at)}</time></td>

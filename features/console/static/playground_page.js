@@ -2,6 +2,7 @@
 
 import { html, useRef, useState } from "./vendor/htm-preact.js";
 import { get, post, readEvents } from "./api.js";
+import { Files, Progress, filesOf } from "./files.js";
 import { count, milliseconds, readable } from "./format.js";
 import { PromptFields, readTemplate } from "./prompt_form.js";
 import { SchemaFields, readFields, samplingFields } from "./schema_form.js";
@@ -9,7 +10,7 @@ import { TaskFields, readTask, taskForms } from "./task_form.js";
 import { ErrorNote, Heading, useLoad } from "./ui.js";
 
 const ALWAYS = { service_class: "interactive", metadata: { from: "console" } };
-const EMPTY = { text: "", status: "", job: null, firstMs: null, error: null };
+const EMPTY = { text: "", status: "", job: null, firstMs: null, error: null, progress: null };
 
 export default function PlaygroundPage({ query }) {
   const models = useLoad((signal) => get("models", { signal }), []);
@@ -132,7 +133,8 @@ async function run(body, signal, change) {
       } else if (name === "job.restarted") {
         text = data.text;
         change({ text });
-      } else if (name !== "job.queued") change({ job: data, status: data.status, text: shown(data.output) ?? text });
+      } else if (name === "job.progress") change({ progress: data });
+      else if (name !== "job.queued") change({ job: data, progress: null, status: data.status, text: shown(data.output) ?? text });
     }, { signal });
   } catch (error) {
     if (!signal.aborted) change({ error, status: "failed" });
@@ -146,7 +148,7 @@ function shown(output) {
 }
 
 function Answer({ answer }) {
-  const { job, text, status, firstMs, error } = answer;
+  const { job, text, status, firstMs, error, progress } = answer;
   const usage = job?.usage;
   const decodeMs = usage?.first_token_ms == null ? null : usage.queue_ms + usage.compute_ms - usage.first_token_ms;
   const speed = decodeMs > 0 && usage.output_tokens > 1 ? (1000 * (usage.output_tokens - 1)) / decodeMs : null;
@@ -159,6 +161,8 @@ function Answer({ answer }) {
     </div>
     <div class="body">
       <${ErrorNote} error=${error ?? job?.error} />
+      <${Progress} progress=${progress} />
+      ${filesOf(job).length > 0 && html`<${Files} job=${job} />`}
       <pre class="text" tabindex="0">${text}</pre>
       <div class="metrics">
         <span>first token <b>${milliseconds(firstMs)}</b> here, <b>${milliseconds(usage?.first_token_ms)}</b> at the server</span>

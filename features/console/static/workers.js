@@ -79,13 +79,19 @@ function arrange(jobs, places, slots) {
 }
 
 function Cell({ job, isFirst }) {
-  const share = job.max_tokens > 0 ? Math.min(1, job.output_tokens / job.max_tokens) : 0;
-  const isReading = job.output_tokens === 0;
-  const name = `${CLASSES[job.class_rank]} job ${shortId(job.id)}, ${isReading ? `reads ${job.input_tokens} tokens` : `${job.output_tokens} of ${job.max_tokens} tokens`}, ${duration(job.age_s)}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}`;
+  const told = job.progress ?? null;
+  const share = told ?? (job.max_tokens > 0 ? Math.min(1, job.output_tokens / job.max_tokens) : 0);
+  const isReading = job.output_tokens === 0 && told === null;
+  const name = `${CLASSES[job.class_rank]} job ${shortId(job.id)}, ${does(job, isReading)}, ${duration(job.age_s)}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}`;
   const kind = `cell c${job.class_rank} ${isReading ? "prefill" : ""} ${job.attempt > 1 ? "again" : ""}`;
   return html`<a class=${kind} href=${`#/job/${job.id}`} title=${name} aria-label=${name} tabindex=${isFirst ? 0 : -1}>
     <i style=${{ transform: `scaleY(${share})` }}></i>
   </a>`;
+}
+
+function does(job, isReading) {
+  if (isReading) return `reads ${job.input_tokens} tokens`;
+  return job.progress == null ? `${job.output_tokens} of ${job.max_tokens} tokens` : `${percent(job.progress)} done`;
 }
 
 const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };

@@ -16,7 +16,7 @@ def test_the_page_and_its_scripts_need_nothing_from_elsewhere(api: httpx2.Client
     assert page.headers["content-type"].startswith("text/html")
     policy = dict(part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";"))
     nothing = dict.fromkeys(("default-src", "base-uri", "form-action", "frame-ancestors"), "'none'")
-    own = dict.fromkeys(("script-src", "style-src", "connect-src"), "'self'")
+    own = dict.fromkeys(("script-src", "style-src", "connect-src", "media-src"), "'self'")
     assert policy == {**nothing, **own, "img-src": "'self' data:"}
     assert page.headers["referrer-policy"] == "no-referrer"
     assert not re.search(r"<script>|<style|\sstyle=|\son\w+=|//", page.text.replace("<!doctype", "")), "inline, or away"

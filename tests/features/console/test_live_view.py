@@ -21,6 +21,7 @@ JOB = {
     "input_tokens": 5,
     "output_tokens": 7,
     "max_tokens": 20,
+    "progress": 0.25,
 }
 SNAPSHOT = WorkerSnapshot(
     id="w:1:boot",
