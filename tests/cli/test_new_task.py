@@ -11,9 +11,10 @@ from headrace.store.errors import InvalidRequest
 from headrace.store.settings import child_environment
 
 
-def test_the_package_passes_its_own_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize("files", [False, True])
+def test_the_package_passes_its_own_test(tmp_path: Path, *, files: bool) -> None:
     folder = tmp_path / "two_words"
-    new_task("two_words", folder)
+    new_task("two_words", folder, files=files)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(folder)]
     env = child_environment({"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": ""})
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=100, check=False)

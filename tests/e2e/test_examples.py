@@ -17,6 +17,7 @@ from examples.chat_assistant.assistant import Assistant, run_tool
 from examples.documents_copilot.copilot import ask, index, report
 from examples.image_pipeline.describe import described
 from examples.image_pipeline.train import SHAPES, SIZE, drawn, train
+from examples.thumbnails import make as thumbnails
 from examples.vllm_queue.burst import directly, through_the_queue
 from examples.vllm_queue.server import SmallServer, small_server
 from headrace.client import Client
@@ -31,6 +32,7 @@ from headrace.store.registry.engine_spec import engine_spec
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
 from tests.e2e.test_embeddings import worker
+from tests.own_tasks import TaskStack, installed
 from tests.processes import WAIT_S, StartProcess
 from tests.producer_api.serving import serving
 
@@ -151,3 +153,18 @@ def test_a_burst_that_a_server_refuses_is_answered_behind_the_queue(
     assert alone.answered + refused == alone.sent
     assert refused > 0
     assert (queued.answered, small.num_refused, small.most_running) == (12, 0, 2)
+
+
+def test_thumbnails_are_files_of_a_job(
+    settings: Settings, key: str, tmp_path: Path, start_process: StartProcess
+) -> None:
+    package = installed(tmp_path / "own", "thumbnails = thumbnails_task:TASK")
+    stack = TaskStack(settings, start_process, "thumbnails", f"{package}:{Path(thumbnails.__file__).parent}")
+    stack.worker()
+    told: list[str] = []
+    made = thumbnails.make(stack.url, key, drawn("circle", random.Random(3)), [8, 16], told.append)
+    sizes = {name: Image.open(io.BytesIO(content)).size for name, content in made.items()}
+    assert sizes == {"8.png": (8, 8), "16.png": (16, 16)}
+    assert told[-1].startswith("2 of 2")
+    with pytest.raises(RuntimeError, match="no PNG, JPEG or WebP"):
+        thumbnails.make(stack.url, key, b"no picture", [8], told.append)

@@ -16,10 +16,8 @@ from headrace.features.files.blob_storage import open_blobs
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from tests.own_tasks import installed
-from tests.processes import Process, StartProcess, python
-from tests.producer_api.serving import environment, start_api, url_of
-from tests.workers.conftest import worker_command, worker_environment
+from tests.own_tasks import TaskStack, installed
+from tests.processes import StartProcess
 
 TASK = """
 from headrace.tasks import Task
@@ -73,30 +71,9 @@ def package(tmp_path: Path) -> Path:
     return folder
 
 
-class Stack:
-    """An API process, a dispatcher, and workers of ``paint@1`` that a test starts."""
-
-    def __init__(self, settings: Settings, package: Path, start: StartProcess) -> None:
-        self.settings, self._start, self._path = settings, start, {"PYTHONPATH": str(package)}
-        given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url} | self._path
-        command = python("-m", "headrace.models.catalog", "register", "paint", "--task", "paint")
-        registering = start(command, given | {"HEADRACE_HOME": str(settings.home)})
-        assert registering.wait_exit() == 0, registering.log()
-        server = start_api(start, environment(settings, **self._path))
-        start(python("-m", "headrace.workers.dispatcher"), worker_environment(settings, {}) | self._path)
-        self.url = url_of(server)
-
-    def worker(self, **changes: object) -> Process:
-        found = worker_environment(self.settings, {"lease_s": 2, **changes}) | self._path
-        process = self._start(worker_command("paint"), found)
-        if "failpoints" not in changes:
-            process.wait_event("worker_ready")
-        return process
-
-
 @pytest.fixture
-def stack(settings: Settings, package: Path, start_process: StartProcess) -> Stack:
-    return Stack(settings, package, start_process)
+def stack(settings: Settings, package: Path, start_process: StartProcess) -> TaskStack:
+    return TaskStack(settings, start_process, "paint", str(package))
 
 
 @pytest.fixture
@@ -108,7 +85,7 @@ def keys(db: Database) -> list[str]:
 
 
 @pytest.fixture
-def http(stack: Stack, keys: list[str]) -> Iterator[httpx2.Client]:
+def http(stack: TaskStack, keys: list[str]) -> Iterator[httpx2.Client]:
     with httpx2.Client(base_url=stack.url, headers={"Authorization": f"Bearer {keys[0]}"}) as client:
         yield client
 
@@ -118,7 +95,7 @@ def stored(settings: Settings) -> list[Path]:
 
 
 def test_a_killed_worker_s_files_are_not_served_and_the_next_attempt_s_are(
-    stack: Stack, http: httpx2.Client, keys: list[str], db: Database, settings: Settings
+    stack: TaskStack, http: httpx2.Client, keys: list[str], db: Database, settings: Settings
 ) -> None:
     dying = stack.worker(environment="test", failpoints="result.kept=kill")
     with Client(stack.url, keys[0]) as client:
@@ -165,7 +142,7 @@ def test_a_killed_worker_s_files_are_not_served_and_the_next_attempt_s_are(
 
 
 def test_a_lost_attempt_is_continued_from_its_state_and_a_cancelled_one_stops(
-    stack: Stack, keys: list[str], db: Database, settings: Settings
+    stack: TaskStack, keys: list[str], db: Database, settings: Settings
 ) -> None:
     dying = stack.worker(environment="test", failpoints="state.saved=kill")
     with Client(stack.url, keys[0]) as client:
@@ -230,7 +207,7 @@ def _check_links(http: httpx2.Client, file: dict, keys: list[str]) -> None:
 
 
 def test_a_storage_that_takes_no_more_fails_jobs_by_name_and_not_the_worker(
-    stack: Stack, http: httpx2.Client, keys: list[str], db: Database, settings: Settings
+    stack: TaskStack, http: httpx2.Client, keys: list[str], db: Database, settings: Settings
 ) -> None:
     worker = stack.worker(tenant_stored_bytes=10_000)
     with Client(stack.url, keys[0]) as client:
