@@ -27,11 +27,11 @@ def new_package(folder: Path, name: str) -> Path:
 class TaskStack:
     """A task as a version without files: an API process, a dispatcher, and workers that a test starts.
 
-    ``path``: PYTHONPATH with its package.
+    ``path``: PYTHONPATH with its package. ``more``: of the environment of all processes.
     """
 
-    def __init__(self, settings: Settings, start: StartProcess, task: str, path: str) -> None:
-        self.settings, self._start, self._task, self._path = settings, start, task, {"PYTHONPATH": path}
+    def __init__(self, settings: Settings, start: StartProcess, task: str, path: str, **more: str) -> None:
+        self.settings, self._start, self._task, self._path = settings, start, task, {"PYTHONPATH": path, **more}
         given = {"DATABASE_URL": settings.database_url, "REDIS_URL": settings.redis_url} | self._path
         command = python("-m", "headrace.models.catalog", "register", task, "--task", task)
         registering = start(command, given | {"HEADRACE_HOME": str(settings.home)})
