@@ -58,6 +58,8 @@ FEATURES: tuple[str, ...] = (
     "encoders.score",
     "images.classify",
     "images.zero_shot",
+    "diffusion.generate",
+    "diffusion.edit",
     "retrieval",
     "policy",
     "predict",

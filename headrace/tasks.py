@@ -47,8 +47,10 @@ class Context:
         self.uploaded = uploaded or {}
         self._resumed = resumed
 
-    def progress(self, done: float, total: float, message: str = "") -> None:
+    def progress(self, done: float, total: float, message: str = "", *, preview: str | None = None) -> None:
         """Tell the caller how far the input is. Call it as often as you like: at most a few a second are sent.
+
+        ``preview``: how the result looks so far, a data URL of at most 256 KiB. One is always sent, so make few.
 
         Raises JobOver, which ends the input here: let it through.
         """

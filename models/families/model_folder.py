@@ -92,12 +92,18 @@ class ModelFiles:
 
 def task_inputs(folder: Path) -> TaskInputs[Any]:
     """Return the inputs of the task of the model. Raises ModelLoadError without a ``config.json``."""
-    return inputs_of_folder(read_json(folder / "config.json"))
+    return inputs_of_folder(_config(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return what names the folder's model: ``config.json``, or of a pipeline of several ``model_index.json``."""
+    index = folder / "model_index.json"
+    return read_json(index if index.is_file() else folder / "config.json")
 
 
 def _small_names(folder: Path) -> tuple[str, ...]:
     """Return the names of the tokenizer and configuration files in the folder."""
-    has_config = (folder / "config.json").is_file()
+    has_config = any((folder / name).is_file() for name in ("config.json", "model_index.json"))
     known = (*TOKENIZER_FILES, *(task_inputs(folder).folder_files if has_config else ()))
     return tuple(name for name in known if (folder / name).is_file())
 
@@ -157,15 +163,19 @@ def describe(folder: Path) -> ModelFiles:
 
     Raises ModelLoadError, with one sentence, if a file is missing or the model cannot run here.
     """
-    return replace(check_model(folder), digest=folder_digest(folder))
+    found = check_model(folder)
+    has_any_files = task_inputs(folder).has_any_files
+    return replace(found, digest=all_files_digest(folder) if has_any_files else folder_digest(folder))
 
 
 def check_model(folder: Path) -> ModelFiles:
     """Return the facts of a model folder without the digest, for which all weights are read. Raises as ``describe``."""
     check_folder(folder)
-    config = read_json(folder / "config.json")
+    config = _config(folder)
     files = small_files(folder)
     task = inputs_of_folder(config)
+    if task.check_folder is not None:
+        task.check_folder(folder)
     if task.folder_window is not None:
         of_texts = config.get("text_config") or config  # a model of images and texts has its vocabulary there
         vocab_size, context_window = of_texts.get("vocab_size", 0), task.folder_window(files)
@@ -174,7 +184,8 @@ def check_model(folder: Path) -> ModelFiles:
         vocab_size, context_window = model.vocab_size, model.context_window
     if task.has_tokenizer(config) and (num_tokens := load_tokenizer(files).vocab_size) > vocab_size:
         raise ModelLoadError(f"{folder}: the tokenizer has {num_tokens} tokens, the model {vocab_size}")
-    weight_files(folder)
+    if not task.has_any_files:
+        weight_files(folder)
     return ModelFiles(task.spec.runner, "", context_window, files)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headrace.models.engine.requests import EncodeRow, RunnerFailed
+from headrace.models.engine.requests import EncodeRow, EngineError, RunnerFailed
 from headrace.models.engine.runner import is_out_of_memory
 from headrace.tasks import Context, JobOver, Runner, Task, TaskError, run_batch
 
@@ -57,7 +57,7 @@ class OwnRunner:
             else:
                 found = run_batch(self._task, self._runner, [row.options for row in rows])
         except (Exception, SystemExit, CancelledError) as error:  # foreign code must not end the worker
-            if isinstance(error, Exception) and is_out_of_memory(error):
+            if isinstance(error, EngineError) or (isinstance(error, Exception) and is_out_of_memory(error)):
                 raise
             raise self._failed(error, is_alone=len(rows) == 1) from error
         return [self._written(one) for one in found]

@@ -94,6 +94,7 @@ class ProgressObject(BaseModel):
     done: float
     total: float
     message: str
+    preview: str | None = Field(None, description="a small picture of the result so far, as a data URL")
 
 
 class JobObject(BaseModel):

@@ -130,7 +130,8 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
 def _beside(happened: Progressed | StepHappened, cursor: str) -> tuple[str, str, Mapping[str, Any]]:
     """Return name, id and data of an event beside the text of the answer."""
     if isinstance(happened, Progressed):
-        return "job.progress", cursor, asdict(happened.progress)
+        told = asdict(happened.progress)
+        return "job.progress", cursor, {name: value for name, value in told.items() if value is not None}
     return happened.event.kind.replace("_", "."), cursor, _step(happened.event)
 
 

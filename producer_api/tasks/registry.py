@@ -16,7 +16,9 @@ from headrace.producer_api.tasks.task_routes import ParseBody, TaskRoutes
 from headrace.store.errors import InvalidRequest
 from headrace.store.tasks.registry import OWN_TASKS
 
-TASK_ROUTES = (*parts("task_routes", TaskRoutes), *map(own_routes, OWN_TASKS))
+_OURS = parts("task_routes", TaskRoutes)
+_WITH_ROUTES = frozenset(routes.spec.name for routes in _OURS)
+TASK_ROUTES = (*_OURS, *(own_routes(task) for task in OWN_TASKS if task.name not in _WITH_ROUTES))
 
 TASK_URLS: Mapping[str, ParseBody] = {url: parse for routes in TASK_ROUTES for url, parse in routes.urls.items()}
 """The URLs of tasks that a batch may name, beside ``_MORE_URLS``."""

@@ -15,7 +15,8 @@ from headrace.store.tasks.registry import OWN_TASKS
 _INPUTS: tuple[TaskInputs[Any], ...] = (*parts("inputs", TaskInputs), GENERATE_INPUTS)
 
 TASK_INPUTS: Mapping[str, TaskInputs[Any]] = {
-    inputs.spec.name: inputs for inputs in (*_INPUTS, *map(own_inputs, OWN_TASKS))
+    inputs.spec.name: inputs  # a feature whose task is declared as those of packages may have inputs of its own
+    for inputs in (*map(own_inputs, OWN_TASKS), *_INPUTS)
 }
 
 

@@ -13,6 +13,8 @@ from headrace.store.payloads.strict_model import Strict
 from headrace.store.tasks.task_spec import TaskSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from headrace.store.db.database import Database
     from headrace.store.registry.models import ModelVersion
     from headrace.store.settings import Settings
@@ -103,12 +105,15 @@ class TaskInputs(Generic[RequestT]):
     folder_weights: tuple[str, ...] = ()
     """Files with weights beside those of the model; a folder may lack them. They count for its digest."""
 
+    check_folder: Callable[["Path"], None] | None = None
+    """Raises ModelLoadError for such a folder that must not be registered."""
+
     folder_window: Callable[[Mapping[str, bytes]], int] | None = None
     """Returns the context window by the folder's small files. None: ``models.families`` knows it."""
 
     has_any_files: bool = False
-    """True if a folder of any files serves the task, and all of them count for its digest. No ``config.json`` says so:
-    the folder is registered with the task's name."""
+    """True if a folder of any files serves the task, and all of them count for its digest. Where no ``config.json``
+    says so, the folder is registered with the task's name."""
 
     has_tokenizer: Callable[[Mapping[str, Any]], bool] = _every_folder
     """False if a folder with this ``config.json`` has no tokenizer, because its inputs are no texts."""

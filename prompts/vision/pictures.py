@@ -26,11 +26,12 @@ _WITHOUT_CONTENT = frozenset((0x01, *range(0xD0, 0xD8)))
 _SCAN, _END = 0xDA, 0xD9
 
 
-def check_header(content: bytes, param: str) -> None:
+def check_header(content: bytes, param: str) -> tuple[int, int]:
     """Raise InvalidRequest (code ``invalid_image``) that names ``param`` for a file that is no PNG, JPEG, WebP or GIF
     file by its header, and for one over the bounds.
 
-    Nothing is decoded. A file that is damaged or cut off behind its header is refused by ``read_picture`` alone.
+    Returns width and height, not upright. Nothing is decoded. A file that is damaged or cut off behind its header is
+    refused by ``read_picture`` alone.
     """
     if len(content) > MAX_IMAGE_BYTES:
         raise refused(param, f"has {len(content)} bytes, and {MAX_IMAGE_BYTES} are accepted: send a smaller image")
@@ -41,10 +42,11 @@ def check_header(content: bytes, param: str) -> None:
     if size is None:
         raise refused(param, "is no PNG, JPEG, WebP or GIF file: send one of these")
     _check_size(size, param)
+    return size
 
 
-def read_picture(content: bytes, param: str) -> Picture:
-    """Return the pixels of a PNG, JPEG or WebP file, or of the first frame of a GIF file, upright and in RGB.
+def read_picture(content: bytes, param: str, mode: str = "RGB") -> Picture:
+    """Return the pixels of a PNG, JPEG or WebP file, or of the first frame of a GIF file, upright and in RGB (or RGBA).
 
     Raises InvalidRequest as ``check_header``, and for a file that is damaged or cut off. Up to a second and 200 MB: a
     worker calls it, the API never.
@@ -58,13 +60,27 @@ def read_picture(content: bytes, param: str) -> Picture:
         with Image.open(BytesIO(content), formats=FORMATS) as picture:
             _check_size(picture.size, param)
             picture.load()
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            return ImageOps.exif_transpose(picture).convert(mode)
     except InvalidRequest:
         raise
     except UnidentifiedImageError:
         raise refused(param, "is no PNG, JPEG, WebP or GIF file: send one of these") from None
     except Exception as error:  # noqa: BLE001 - decoders raise errors of any type for damaged files
         raise refused(param, f"is damaged or cut off ({type(error).__name__}): send the whole file") from None
+
+
+def picture_of(width: int, height: int, rgb: bytes) -> Picture:
+    """Return a picture of these pixels, row by row, each with a byte of red, green and blue."""
+    from PIL import Image  # noqa: PLC0415 - as in ``read_picture``
+
+    return Image.frombytes("RGB", (width, height), rgb)
+
+
+def written(picture: Picture, kind: str, quality: int | None = None) -> bytes:
+    """Return a picture as a ``png``, ``jpeg`` or ``webp`` file. ``quality``: from 1 to 100, 95 by default."""
+    out = BytesIO()
+    picture.save(out, kind.upper(), **({} if kind == "png" else {"quality": quality or 95}))
+    return out.getvalue()
 
 
 def media_type(content: bytes) -> str:

@@ -94,11 +94,19 @@ class StreamCursor:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an attempt is: ``done`` of ``total``, in a unit of the task. Only Redis has it, the newest one."""
+    """How far an attempt is: ``done`` of ``total``, in a unit of the task. Only Redis has it, the newest one.
+
+    ``preview``: a data URL that shows the result so far.
+    """
 
     done: float
     total: float
     message: str = ""
+    preview: str | None = None
+
+    def as_list(self) -> list[float | str]:
+        """Return the values, without a preview that it has not."""
+        return [self.done, self.total, self.message, *([] if self.preview is None else [self.preview])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +156,7 @@ class Frame:
             return self.entry_id, "s", json.dumps(self.checkpoint.as_json(), separators=(",", ":")), ""
         if self.progress is not None:
             one = self.progress
-            return self.entry_id, "g", json.dumps([one.done, one.total, one.message], separators=(",", ":")), ""
+            return self.entry_id, "g", json.dumps(one.as_list(), separators=(",", ":")), ""
         if self.text is None:
             return self.entry_id, "e", "", ""
         tokens = ",".join(map(str, self.token_ids))

@@ -30,7 +30,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.streams.stream_log import Progress
 from headrace.store.tasks.own_task import OwnTaskSpec
-from headrace.tasks import JobOver, load_runner
+from headrace.tasks import JobOver, TaskError, load_runner
 from headrace.workers.runs import outcome
 from headrace.workers.runs.in_flight import Attempt, AttemptId
 from headrace.workers.runs.outcome import Retry
@@ -44,6 +44,7 @@ TOLD_EVERY_S = 0.4
 """The least time between two events of a job's progress. The last one, of all that is done, comes at once."""
 
 MAX_MESSAGE_CHARS = 200
+MAX_PREVIEW_CHARS = 256 << 10
 
 SAVED_EVERY_S = 2.0
 """The least time between two states that are saved."""
@@ -109,14 +110,16 @@ class JobContext(RunContext):
             log.warning("state_not_read", error=error.message)
             return None
 
-    def progress(self, done: float, total: float, message: str = "") -> None:
+    def progress(self, done: float, total: float, message: str = "", *, preview: str | None = None) -> None:
         """See ``Context``."""
         self._check_wanted()
+        if preview is not None and len(preview) > MAX_PREVIEW_CHARS:
+            raise TaskError(f"a preview has at most {MAX_PREVIEW_CHARS} characters")
         now = time.monotonic()
-        is_due = now - self._told_at >= TOLD_EVERY_S or done >= total
+        is_due = now - self._told_at >= TOLD_EVERY_S or done >= total or preview is not None
         if is_due and isfinite(done) and isfinite(total):
             self._told_at = now
-            self._tell(Progress(done, total, str(message)[:MAX_MESSAGE_CHARS]))
+            self._tell(Progress(done, total, str(message)[:MAX_MESSAGE_CHARS], preview))
 
     def file(
         self,
@@ -164,9 +167,14 @@ class JobContext(RunContext):
 
 @dataclass(frozen=True, slots=True)
 class OwnModel(EncoderModel):
-    """A version that the runner of another package serves."""
+    """A version that the runner of another package serves. ``others``: more tasks whose inputs the runner takes."""
 
     spec: OwnTaskSpec
+    others: tuple[OwnTaskSpec, ...] = ()
+
+    def spec_of(self, claim: Claim) -> OwnTaskSpec:
+        """Return the task of a claim."""
+        return next((one for one in self.others if one.name == claim.task), self.spec)
 
     @property
     def example(self) -> Mapping[str, Any]:
@@ -175,8 +183,11 @@ class OwnModel(EncoderModel):
 
     def read(self, payload: Mapping[str, Any]) -> EncodeJob:
         """Return the job's input as one row of as many tokens as it costs; the options are the input itself."""
-        given = read_payload(self.spec.payload, payload).input
-        return EncodeJob(((0,) * num_tokens_of(self.spec, given),), given, output_of)
+        return _job_of(self.spec, payload)
+
+    def read_claim(self, claim: Claim, _context: WorkContext) -> EncodeJob:
+        """Return the job of a claim, as ``read``."""
+        return _job_of(self.spec_of(claim), claim.payload)
 
     def pass_ms(self, _settings: Settings) -> float:
         """Infinite: what a call of a foreign runner costs beside its inputs is not known."""
@@ -206,12 +217,11 @@ class OwnWork(EncodeWork):
     def __init__(self, engine: AnyEngine, context: WorkContext, model: OwnModel) -> None:
         super().__init__(engine, context, self._read_job)
         self._model = model
-        self._spec = model.spec
         self._guards = open_guards(context.db)
         self._own = context
         self._contexts: dict[AttemptId, JobContext] = {}
         self._open_drafts: OpenDrafts | None = None
-        if self._spec.declared.with_context:
+        if model.spec.declared.with_context:
             (part,) = parts("results", ResultsPart)
             self._open_drafts = part.open(context.settings, context.db)
 
@@ -253,17 +263,23 @@ class OwnWork(EncodeWork):
     def _checked(self, attempt: Attempt) -> Finish | Retry:
         """Return the outcome after the policy for outputs."""
         claim = attempt.claim
-        payload = read_payload(self._spec.payload, claim.payload)
+        spec = self._model.spec_of(claim)
+        payload = read_payload(spec.payload, claim.payload)
         pinned = payload.policy
         rules = None if pinned is None else self._guards.output(claim.tenant_id, pinned, payload.input)
         verdict = super().compute(attempt)
         if rules is None or isinstance(verdict, Retry) or verdict.output is None:
             return verdict
-        found = rules.apply_to_fields(verdict.output, self._spec.declared.output_texts)
+        found = rules.apply_to_fields(verdict.output, spec.declared.output_texts)
         if found.blocked_by is not None:
             return outcome.blocked(claim, found.blocked_by, verdict.usage or {})
         hits = {"policy": [hit.model_dump() for hit in found.hits]} if found.hits else {}
         return replace(verdict, output={**found.output, **hits})
+
+
+def _job_of(spec: OwnTaskSpec, payload: Mapping[str, Any]) -> EncodeJob:
+    given = read_payload(spec.payload, payload).input
+    return EncodeJob(((0,) * num_tokens_of(spec, given),), given, output_of)
 
 
 def load_own_model(spec: OwnTaskSpec, version: ModelVersion, settings: Settings, _read_file: ReadFile) -> OwnModel:
