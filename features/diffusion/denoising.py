@@ -15,6 +15,7 @@ libraries and the device: a worker that differs in these begins anew.
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ import safetensors.torch
 import torch
 
 from headrace.store.errors import ModelLoadError
+
+# Of numpy and of its own renamed arguments, in every run.
+warnings.filterwarnings("ignore", module=r"diffusers\.")
 
 _DENOISERS: Final = ("unet", "transformer", "transformer_2", "prior")
 

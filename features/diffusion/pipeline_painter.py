@@ -39,7 +39,7 @@ def load_pipeline(folder: Path, settings: Settings) -> "PipelinePainter":
     torch.backends.cudnn.deterministic = True
     try:
         pipeline = _KINDS["text"].from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, torch_dtype=resolve_dtype(name, device)
+            str(folder), local_files_only=True, use_safetensors=True, dtype=resolve_dtype(name, device)
         )
         painter = PipelinePainter(pipeline.to(device))
     except (ModelLoadError, CannotLoadHere):
