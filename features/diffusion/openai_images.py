@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.features.diffusion.pictures import Guidance, NegativePrompt, Seed, Steps
-from headrace.features.files import result_links, results
+from headrace.features.files import result_links
 from headrace.features.files.blob_storage import Blobs, read_blocks
 from headrace.producer_api.http.job_options import is_kept, unsupported
 from headrace.producer_api.http.views import ObjectResponse
@@ -236,7 +236,7 @@ async def _events(runtime: Runtime, blobs: Blobs, job: Job, kind: str) -> AsyncG
 def _contents(db: Database, blobs: Blobs, job: Job) -> list[str]:
     found = []
     for position in range(len(answer_of(job)["files"])):
-        file, _ = results.find(db, job.tenant_id, job.id, position)
+        file, _ = result_links.find(db, job.tenant_id, job.id, position)
         found.append(b64encode(b"".join(read_blocks(blobs, file.digest))).decode())
     return found
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, PrivateAttr
 
-from headrace.store.payloads.conversation import Image
+from headrace.store.payloads.conversation import AnyImage
 
 MAX_PICTURES: Final = 10
 MAX_STEPS: Final = 200
@@ -58,10 +58,10 @@ class PictureOrder(BaseModel):
 class EditOrder(PictureOrder):
     """A picture that is changed."""
 
-    images: tuple[Image, ...] = Field(
+    images: tuple[AnyImage, ...] = Field(
         min_length=1, max_length=1, description='the picture: a data URL, or an uploaded file as `{"file_id": "…"}`'
     )
-    mask: Image | None = Field(
+    mask: AnyImage | None = Field(
         None,
         description="of the picture's size: what is transparent is painted anew; without transparency what is white",
     )

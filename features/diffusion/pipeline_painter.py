@@ -39,7 +39,11 @@ def load_pipeline(folder: Path, settings: Settings) -> "PipelinePainter":
     torch.backends.cudnn.deterministic = True
     try:
         pipeline = _KINDS["text"].from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype=resolve_dtype(name, device)
+            str(folder),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=resolve_dtype(name, device),
         )
         painter = PipelinePainter(pipeline.to(device))
     except (ModelLoadError, CannotLoadHere):

@@ -1,4 +1,4 @@
-"""Links to files that jobs made, which open without a key until they expire.
+"""Files that jobs made, found by the job, and links to them, which open without a key until they expire.
 
 A link is signed with the tenant's secret for webhooks: whoever may change that can end all links by a new secret.
 """
@@ -9,9 +9,19 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
+from headrace.features.files import files
+from headrace.features.files.files import File
 from headrace.store.db.database import Database
 from headrace.store.errors import NotFound
 from headrace.store.tenants.signing_secrets import secret_context
+
+MOST_FILES = 100
+"""Files that one job may make."""
+
+_FIND = text(f"""
+SELECT {files.COLUMNS}, media_type FROM files
+WHERE result_of = :job_id AND position = :position AND {files.IS_CURRENT}
+""")
 
 _SECRETS = text("""
 SELECT COALESCE(rotated.secret, tenants.webhook_secret) AS secret,
@@ -19,6 +29,18 @@ SELECT COALESCE(rotated.secret, tenants.webhook_secret) AS secret,
 FROM tenants LEFT JOIN webhook_secrets AS rotated ON rotated.tenant_id = tenants.id
 WHERE tenants.id = :tenant_id AND tenants.disabled_at IS NULL
 """)
+
+
+def find(db: Database, tenant_id: str, job_id: str, position: int) -> tuple[File, str]:
+    """Return the file that a job made as its number ``position`` from 0, and its media type. Raises NotFound."""
+    values = {"tenant_id": tenant_id, "job_id": job_id, "position": position}
+    with db.autocommit(tenant_id=tenant_id) as connection:
+        row = connection.execute(_FIND, values).mappings().one_or_none()
+    if row is None:
+        raise NotFound(f"job {job_id} has no file {position}")
+    found = dict(row)
+    media_type = found.pop("media_type") or "application/octet-stream"
+    return files.file_of(found), media_type
 
 
 def _secrets(db: Database, tenant_id: str) -> list[str]:

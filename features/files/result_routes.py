@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.features.files import result_links, results
+from headrace.features.files import result_links
 from headrace.features.files.content_answer import content_answer
 from headrace.features.files.file_work import BlobsOf
 from headrace.producer_api.access.auth import JobsReader
@@ -22,7 +22,9 @@ router = APIRouter(tags=["jobs"], route_class=StrictJsonRoute, responses=DOCUMEN
 
 MOST_LINK_S = 7 * 86_400
 
-Position = Annotated[int, Path(ge=0, lt=results.MOST_FILES, description="number of the file, from 0", examples=[0])]
+Position = Annotated[
+    int, Path(ge=0, lt=result_links.MOST_FILES, description="number of the file, from 0", examples=[0])
+]
 Tenant = Annotated[
     str,
     Path(pattern=r"^[!-~]{1,128}$", description="the organization", examples=["ten_0197f0c2a3b47d518e9a2b6c7d8e9f01"]),
@@ -46,7 +48,7 @@ async def get_file(
 
     404 until the job has succeeded, and after its output was deleted.
     """
-    file, media_type = await run_in_threadpool(results.find, runtime.db, principal.tenant_id, job_id, position)
+    file, media_type = await run_in_threadpool(result_links.find, runtime.db, principal.tenant_id, job_id, position)
     return await content_answer(request, blobs, file, media_type, is_named=True)
 
 
@@ -59,7 +61,7 @@ async def get_link(
     seconds: Annotated[int, Query(ge=1, le=MOST_LINK_S, description="how long the link is good")] = 3600,
 ) -> Response:
     """Return a link that opens the file without a key, for a web page. A new webhook secret ends all links."""
-    await run_in_threadpool(results.find, runtime.db, principal.tenant_id, job_id, position)
+    await run_in_threadpool(result_links.find, runtime.db, principal.tenant_id, job_id, position)
     expires = int(datetime.now(UTC).timestamp()) + seconds
     url = await run_in_threadpool(result_links.new_link, runtime.db, principal.tenant_id, job_id, position, expires)
     return JsonResponse(LinkObject(url=url, expires_at=expires))
@@ -80,5 +82,5 @@ async def open_link(
 ) -> Response:
     """Return a file that a job made, without a key. 404 for a link that has expired or was changed."""
     await run_in_threadpool(result_links.check_link, runtime.db, tenant_id, job_id, position, expires, signature)
-    file, media_type = await run_in_threadpool(results.find, runtime.db, tenant_id, job_id, position)
+    file, media_type = await run_in_threadpool(result_links.find, runtime.db, tenant_id, job_id, position)
     return await content_answer(request, blobs, file, media_type, is_named=True)

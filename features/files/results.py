@@ -13,9 +13,10 @@ from sqlalchemy import Connection, text
 from headrace.features.files import files
 from headrace.features.files.attempt_states import AttemptStates
 from headrace.features.files.blob_storage import Blobs, BlobWriter, open_blobs, read_blocks
-from headrace.features.files.files import File, Purpose
+from headrace.features.files.files import Purpose
+from headrace.features.files.result_links import MOST_FILES
 from headrace.store.db.database import Database
-from headrace.store.errors import InvalidRequest, NotFound, TooLarge, Unavailable
+from headrace.store.errors import InvalidRequest, TooLarge, Unavailable
 from headrace.store.failpoints import failpoint
 from headrace.store.ids import new_id
 from headrace.store.jobs.claims import Claim
@@ -23,9 +24,6 @@ from headrace.store.jobs.job_rows import EndRows
 from headrace.store.seal import Seal
 from headrace.store.settings import Settings
 from headrace.workers.runs.result_files import OpenDrafts, ResultsPart
-
-MOST_FILES = 100
-"""Files that one job may make."""
 
 _NAME = re.compile(r"[^\x00-\x1f\x7f/\\\ud800-\udfff]{1,255}")
 _TYPE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
@@ -41,11 +39,6 @@ WITH made AS (
 INSERT INTO files (id, tenant_id, digest, num_bytes, filename, purpose, result_of, position, media_type)
 SELECT id, :tenant_id, digest, num_bytes, filename, :purpose, :job_id, position, media_type
 FROM made JOIN kept USING (digest)
-""")
-
-_FIND = text(f"""
-SELECT {files.COLUMNS}, media_type FROM files
-WHERE result_of = :job_id AND position = :position AND {files.IS_CURRENT}
 """)
 
 
@@ -146,18 +139,6 @@ class Drafts:
     def saved_state(self) -> bytes | None:
         """See ``ResultDrafts``."""
         return self.states.newest(self.claim)
-
-
-def find(db: Database, tenant_id: str, job_id: str, position: int) -> tuple[File, str]:
-    """Return the file that a job made as its number ``position`` from 0, and its media type. Raises NotFound."""
-    values = {"tenant_id": tenant_id, "job_id": job_id, "position": position}
-    with db.autocommit(tenant_id=tenant_id) as connection:
-        row = connection.execute(_FIND, values).mappings().one_or_none()
-    if row is None:
-        raise NotFound(f"job {job_id} has no file {position}")
-    found = dict(row)
-    media_type = found.pop("media_type") or "application/octet-stream"
-    return files.file_of(found), media_type
 
 
 def _open(settings: Settings, db: Database) -> OpenDrafts:

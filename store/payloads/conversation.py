@@ -100,8 +100,10 @@ class MessageImage(Image):
     detail: Literal["auto", "low", "high"] | None = Field(None, description="how closely the model looks at it")
 
 
+AnyImage = Annotated[Image, WithJsonSchema(_FORMS)]
+
 Images = Annotated[
-    tuple[Annotated[Image, WithJsonSchema(_FORMS)], ...],
+    tuple[AnyImage, ...],
     Field(
         min_length=1,
         max_length=MAX_IMAGES,

@@ -13,7 +13,7 @@ from headrace.workers.tasks.task_model import LoadModel, ModelPart
 
 MODEL_LOADERS: Mapping[str, LoadModel] = {
     GENERATE.name: load_generate_model,
-    **{task.name: partial(load_own_model, task) for task in OWN_TASKS},
+    **{task.name: partial(load_own_model, task) for task in OWN_TASKS if not task.served_by},
     **{part.task.name: part.load for part in parts("model", ModelPart)},
 }
 

@@ -381,6 +381,8 @@ OWN_WORK = {
     ("post", "/v1/embeddings"): _JOBS,
     ("post", "/v1/rerank"): _JOBS,
     ("post", "/v1/images/classify"): _JOBS,
+    ("post", "/v1/images/edits"): _JOBS,
+    ("post", "/v1/images/generations"): _JOBS,
     ("post", "/v1/images/zero_shot"): _JOBS,
     ("post", "/v1/tabular/predictions"): _JOBS,
     ("post", "/v1/recommendations"): _JOBS,

@@ -1,9 +1,8 @@
 """Pictures by a real pipeline of diffusers with random weights: over a killed worker, and by OpenAI's client."""
 
 import base64
-import hashlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from headrace.models.catalog import register
 from headrace.store.db.database import Database
 from headrace.store.settings import Settings
 from headrace.store.tenants import api_keys
-from tests.features.diffusion.tiny_pipeline import build_pipeline
 from tests.producer_api.serving import serving
 from tests.workers.conftest import Bench, Duties, StartWorker
 
@@ -28,6 +26,9 @@ ORDER = {"prompt": "a mill by a river", "steps": 150, "seed": 7, "count": 2}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
+    from tests.features.diffusion.tiny_pipeline import build_pipeline  # noqa: PLC0415 - see above
+
     return build_pipeline(tmp_path_factory.mktemp("tiny"))
 
 

@@ -15,7 +15,7 @@ def build_pipeline(folder: Path) -> Path:
     """Write the folder and return it. Its scheduler draws noise in every step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of diffusers about numpy
-        _pipeline().save_pretrained(folder)
+        _pipeline().save_pretrained(folder)  # type: ignore[attr-defined]
     return folder
 
 
