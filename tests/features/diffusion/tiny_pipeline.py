@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -15,11 +16,11 @@ def build_pipeline(folder: Path) -> Path:
     """Write the folder and return it. Its scheduler draws noise in every step."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of diffusers about numpy
-        _pipeline().save_pretrained(folder)  # type: ignore[attr-defined]
+        _pipeline().save_pretrained(folder)
     return folder
 
 
-def _pipeline() -> StableDiffusionPipeline:
+def _pipeline() -> Any:
     torch.manual_seed(0)
     letters = [chr(code) for code in range(33, 127)]
     names = [*_MARKS, *letters, *(f"{letter}</w>" for letter in letters)]
