@@ -53,12 +53,14 @@ inline void release_tiles() {
 
 // T * 16 rows times a panel of 32 outputs. `out` is [T * 16][32].
 template <int T>
-void amx_gemm_bf16(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, float* out) {
+void amx_gemm_bf16(const BFloat16* rows, int64_t stride, const BFloat16* panel, int64_t inputs, PrefetchSlice prefetch,
+                   float* out) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t k = 0; k < inputs; k += 32) {
+    prefetch.begin_block();
     const BFloat16* block = panel + k * 32;
     _tile_loadd(4, rows + k, stride * 2);
     _tile_loadd(6, block, 64);
@@ -79,8 +81,9 @@ void amx_gemm_bf16(const BFloat16* rows, int64_t stride, const BFloat16* panel, 
   }
 }
 
-// 64 inputs of 16 rows times 64 x 32 weights, in exact integers. `whole` is [16][32].
-inline void amx_gemm_int8_group(const int8_t* rows, int64_t stride, const int8_t* block, int32_t* whole) {
+// 64 inputs of T * 16 rows times 64 x 32 weights, in exact integers. `whole` is [T * 16][32].
+template <int T>
+void amx_gemm_int8_group(const int8_t* rows, int64_t stride, const int8_t* block, int32_t* whole) {
   _tile_zero(0);
   _tile_zero(1);
   _tile_loadd(4, rows, stride);
@@ -88,8 +91,19 @@ inline void amx_gemm_int8_group(const int8_t* rows, int64_t stride, const int8_t
   _tile_loadd(7, block + 1024, 64);
   _tile_dpbssd(0, 4, 6);
   _tile_dpbssd(1, 4, 7);
+  if constexpr (T == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(5, rows + kTileRows * stride, stride);
+    _tile_dpbssd(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+  }
   _tile_stored(0, whole, 128);
   _tile_stored(1, whole + kLanes, 128);
+  if constexpr (T == 2) {
+    _tile_stored(2, whole + kTileRows * 32, 128);
+    _tile_stored(3, whole + kTileRows * 32 + kLanes, 128);
+  }
 }
 
 #else

@@ -19,7 +19,8 @@ namespace headrace {
 
 constexpr int kRoundTokens = 128;
 constexpr int kRoundPages = kRoundTokens / kPage;
-constexpr int kMaxQueries = 16;
+constexpr int kMaxQueries = 64;  // they share what a round reads from the cache
+constexpr int kQueryTile = 16;   // of these, the queries that are computed together
 
 // The pages of one round: pointers to the keys and values of one head.
 template <class T>
@@ -63,12 +64,20 @@ void simd_weighted_values(const OperandOf<T>* weights, const RoundPages<T>& page
     add_weighted_values<R, 1>(weights, kRoundTokens, pages.values, tokens, head_dim, d, found);
 }
 
-// Attention of up to 16 queries for one key-value head. Scratch memory of one thread.
+struct alignas(64) CacheLine {
+  char bytes[64];
+};
+
+// Attention of up to 64 queries for one key-value head. Scratch memory of one thread.
 template <class T>
 class Attention {
  public:
   Attention(int64_t kv_heads, int64_t head_dim, float scale)
-      : shape_{kv_heads, head_dim}, scale_(scale), queries_(kMaxQueries * head_dim), output_(kMaxQueries * head_dim) {}
+      : shape_{kv_heads, head_dim},
+        scale_(scale),
+        lines_(kMaxQueries * head_dim * (sizeof(OperandOf<T>) + sizeof(float)) / sizeof(CacheLine)),
+        output_((float*)lines_.data()),
+        queries_((OperandOf<T>*)(output_ + kMaxQueries * head_dim)) {}
 
   bool full() const { return count_ == kMaxQueries; }
 
@@ -86,7 +95,7 @@ class Attention {
   void run(const T* keys, const T* values, const int32_t* table, int64_t kv_head) {
     const int64_t oldest = *std::min_element(oldest_, oldest_ + count_);
     const int64_t newest = *std::max_element(newest_, newest_ + count_);
-    std::fill_n(output_.begin(), count_ * shape_.head_dim, 0.0f);
+    std::fill_n(output_, count_ * shape_.head_dim, 0.0f);
     for (int r = 0; r < count_; r++) max_[r] = -std::numeric_limits<float>::infinity(), denominator_[r] = 0;
     for (int64_t at = oldest / kRoundTokens * kRoundTokens; at <= newest; at += kRoundTokens) {
       RoundPages<T> pages;
@@ -109,53 +118,68 @@ class Attention {
   void round(const RoundPages<T>& pages, int64_t at, int64_t tokens) {
     const int64_t head_dim = shape_.head_dim;
     for (int64_t n = 0; n < pages.count; n++) prefetch(pages.values[n], head_dim * kPage * sizeof(T));
+    for (int first = 0; first < count_; first += kQueryTile)
+      tile(pages, first, std::min(kQueryTile, count_ - first), at, tokens);
+  }
+
+  // One round of the queries from `first` on.
+  void tile(const RoundPages<T>& pages, int first, int count, int64_t at, int64_t tokens) {
+    const int64_t head_dim = shape_.head_dim;
+    const OperandOf<T>* queries = &queries_[first * head_dim];
+    float* output = &output_[first * head_dim];
 #ifdef HEADRACE_AMX
     if constexpr (std::is_same_v<T, BFloat16>)
       if (has_amx()) {
-        amx_scores(queries_.data(), pages.keys, pages.count, head_dim, scores_, kRoundTokens);
-        for (int r = 0; r < count_; r++) softmax_weights(r, at, pages.count);
-        amx_weighted_values(weights_, kRoundTokens, pages.values, pages.count, head_dim, output_.data());
+        amx_scores(queries, pages.keys, pages.count, head_dim, scores_, kRoundTokens);
+        for (int r = 0; r < count; r++) softmax_weights(first + r, r, at, pages.count);
+        amx_weighted_values(weights_, kRoundTokens, pages.values, pages.count, head_dim, output);
         return;
       }
 #endif
     constexpr int most = kMaxSimdRows<T>;
-    for (int first = 0; first < count_; first += most)
-      with_constant<most>(std::min(most, count_ - first), [&](auto constant) {
+    for (int from = 0; from < count; from += most)
+      with_constant<most>(std::min(most, count - from), [&](auto constant) {
         constexpr int R = decltype(constant)::value;
-        simd_scores<T, R>(&queries_[first * head_dim], pages, head_dim, scores_ + first * kRoundTokens);
-        for (int r = first; r < first + R; r++) softmax_weights(r, at, pages.count);
-        float* output = &output_[first * head_dim];
-        simd_weighted_values<T, R>(weights_ + first * kRoundTokens, pages, tokens, head_dim, output);
+        simd_scores<T, R>(queries + from * head_dim, pages, head_dim, scores_);
+        for (int r = 0; r < R; r++) softmax_weights(first + from + r, r, at, pages.count);
+        simd_weighted_values<T, R>(weights_, pages, tokens, head_dim, output + from * head_dim);
       });
   }
 
-  // Turns the scores of a row into softmax weights. If the maximum grows, rescales the earlier sums.
-  void softmax_weights(int r, int64_t at, int64_t num_pages) {
+  // Turns the scores of query `r`, which lie in `row`, into softmax weights. If the maximum grows, rescales the earlier
+  // sums.
+  void softmax_weights(int r, int row, int64_t at, int64_t num_pages) {
     const float lowest = -std::numeric_limits<float>::infinity();
-    static const int32_t kCounted[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    const Ints lane = load(kCounted);
-    const int32_t from = (int32_t)std::min<int64_t>(std::max<int64_t>(oldest_[r] - at, 0), kRoundTokens);
-    const int32_t to = (int32_t)std::max<int64_t>(std::min<int64_t>(newest_[r] - at, kRoundTokens), -1);
-    float* scores = scores_ + r * kRoundTokens;
+    const int64_t oldest = std::clamp<int64_t>(oldest_[r] - at, 0, kRoundTokens);
+    const int64_t newest = std::clamp<int64_t>(newest_[r] - at, -1, kRoundTokens);
+    float* scores = scores_ + row * kRoundTokens;
     Floats best = broadcast(lowest);
     for (int64_t n = 0; n < num_pages; n++) {
-      const Ints token = lane + (int32_t)(n * kPage);
-      const Floats score = load(scores + n * kPage) * scale_;
-      const Floats seen = select((token >= from) & (token <= to), score, broadcast(lowest));
-      store(scores + n * kPage, seen);
-      best = elementwise_max(best, seen);
+      const int64_t first = n * kPage;
+      Floats score = load(scores + first) * scale_;
+      if (first < oldest || first + kPage - 1 > newest) score = hide(score, oldest - first, newest - first);
+      store(scores + first, score);
+      best = elementwise_max(best, score);
     }
     const float new_best = std::max(max_[r], reduce_max(best));
     const float reference = new_best == lowest ? 0.0f : new_best;
     Floats sums = {};
     for (int64_t n = 0; n < num_pages; n++) {
       const Floats weight = exponential(load(scores + n * kPage) - reference);
-      store(weights_ + r * kRoundTokens + n * kPage, weight);
+      store(weights_ + row * kRoundTokens + n * kPage, weight);
       sums += weight;
     }
     if (new_best != max_[r]) rescale(r, exponential(max_[r] - reference));
     denominator_[r] += reduce_add(sums);
     max_[r] = new_best;
+  }
+
+  // Sets the scores of a page to -infinity but for those from `oldest` to `newest`.
+  static Floats hide(Floats score, int64_t oldest, int64_t newest) {
+    static const int32_t kCounted[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Ints lane = load(kCounted);
+    return select((lane >= (int32_t)oldest) & (lane <= (int32_t)newest), score,
+                  broadcast(-std::numeric_limits<float>::infinity()));
   }
 
   void rescale(int r, float factor) {
@@ -166,13 +190,14 @@ class Attention {
 
   PageShape shape_;
   float scale_;
-  std::vector<OperandOf<T>> queries_;
-  std::vector<float> output_;
+  std::vector<CacheLine> lines_;  // tiles are loaded and stored faster if no row of them crosses a cache line
+  float* output_;
+  OperandOf<T>* queries_;
   int64_t oldest_[kMaxQueries], newest_[kMaxQueries];
   float* destination_[kMaxQueries];
   float max_[kMaxQueries], denominator_[kMaxQueries];
-  alignas(64) float scores_[kMaxQueries * kRoundTokens];
-  alignas(64) OperandOf<T> weights_[kMaxQueries * kRoundTokens] = {};
+  alignas(64) float scores_[kQueryTile * kRoundTokens];
+  alignas(64) OperandOf<T> weights_[kQueryTile * kRoundTokens] = {};
   int count_ = 0;
 };
 

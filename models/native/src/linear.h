@@ -82,20 +82,6 @@ template <int R, int Most>
 constexpr int kHalves = 2 * R <= Most ? 2 : 1;
 #endif
 
-// Cache lines of later weights, prefetched a few at a time between the products: many at once would delay the products.
-// A block is sixteen steps through a panel; each step reads two cache lines. (One prefetch in each step was not faster,
-// and slower on a CPU with few registers.)
-struct PrefetchSlice {
-  const char* at = nullptr;
-  int lines = 0;  // in a block, up to 32
-
-  void begin_block() {
-    for (int line = 0; line < lines; line++, at += 64) __builtin_prefetch(at, 0, 2);
-  }
-};
-
-constexpr int kBlock = 16;
-
 // The sums of R rows in registers. Cleared one by one, because GCC would otherwise clear them in memory.
 template <int R, int H>
 struct Accumulators {
@@ -245,32 +231,45 @@ void gemm_rows(const Rows& rows, int64_t first, const int8_t* panel, const float
 // ---------------------------------------------------------------------------------------------- AMX
 
 #ifdef HEADRACE_AMX
-// 16 rows times a panel; the first `count` are stored. Integer products of each group, summed in floats.
-inline void gemm_int8_amx(const Rows& rows, int64_t first, int count, const int8_t* panel, const float* scales,
-                          int64_t groups, float* out) {
-  alignas(64) int32_t whole[kTileRows * kPanel];
-  std::memset(out, 0, count * kPanel * sizeof(float));
-  for (int64_t group = 0; group < groups; group++) {
-    amx_gemm_int8_group(rows.row<int8_t>(first) + group * kGroup, rows.stride, panel + group * kGroup * kPanel, whole);
-    for (int half = 0; half < 2; half++) {
-      const Floats scale = load(scales + group * kPanel + half * kLanes);
-      for (int r = 0; r < count; r++) {
-        const Floats product = convert<Floats>(load(whole + r * kPanel + half * kLanes));
-        float* to = out + r * kPanel + half * kLanes;
-        store(to, multiply_add(product, scale * rows.scales[(first + r) * groups + group], load(to)));
+// T * 16 rows times a panel; the first `count` are stored. The tiles compute some groups, then the registers sum them.
+template <int T>
+void gemm_int8_amx(const Rows& rows, int64_t first, int count, const int8_t* panel, const float* scales, int64_t groups,
+                   PrefetchSlice prefetch, float* out) {
+  constexpr int kAtOnce = 4, kNumbers = T * kTileRows * kPanel;
+  alignas(64) int32_t whole[kAtOnce * kNumbers];
+  for (int64_t from = 0; from < groups; from += kAtOnce) {
+    const int found = (int)std::min<int64_t>(kAtOnce, groups - from);
+    for (int g = 0; g < found; g++) {
+      prefetch.begin_block();
+      amx_gemm_int8_group<T>(rows.row<int8_t>(first) + (from + g) * kGroup, rows.stride,
+                             panel + (from + g) * kGroup * kPanel, whole + g * kNumbers);
+    }
+    for (int r = 0; r < count; r++) {
+      float* to = out + r * kPanel;
+      Floats low = from ? load(to) : Floats{}, high = from ? load(to + kLanes) : Floats{};
+      for (int g = 0; g < found; g++) {
+        const float scale = rows.scales[(first + r) * groups + from + g];
+        const float* by = scales + (from + g) * kPanel;
+        const int32_t* product = whole + g * kNumbers + r * kPanel;
+        low = multiply_add(convert<Floats>(load(product)), load(by) * scale, low);
+        high = multiply_add(convert<Floats>(load(product + kLanes)), load(by + kLanes) * scale, high);
       }
+      store(to, low);
+      store(to + kLanes, high);
     }
   }
 }
 
-inline void gemm_amx(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count, PrefetchSlice,
-                     float* out) {
-  if (linear.format == Format::kInt8)
-    gemm_int8_amx(rows, first, count, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(), out);
-  else if (count > kTileRows)
-    amx_gemm_bf16<2>(rows.row<BFloat16>(first), rows.stride, linear.panel<BFloat16>(panel), linear.inputs, out);
-  else
-    amx_gemm_bf16<1>(rows.row<BFloat16>(first), rows.stride, linear.panel<BFloat16>(panel), linear.inputs, out);
+inline void gemm_amx(const Linear& linear, int64_t panel, const Rows& rows, int64_t first, int count,
+                     PrefetchSlice prefetch, float* out) {
+  with_constant<2>(count > kTileRows ? 2 : 1, [&](auto tiles) {
+    if (linear.format == Format::kInt8)
+      gemm_int8_amx<tiles>(rows, first, count, linear.panel<int8_t>(panel), linear.panel_scales(panel), linear.groups(),
+                           prefetch, out);
+    else
+      amx_gemm_bf16<tiles>(rows.row<BFloat16>(first), rows.stride, linear.panel<BFloat16>(panel), linear.inputs,
+                           prefetch, out);
+  });
 }
 #endif
 
@@ -306,22 +305,21 @@ inline void gemm_simd(const Linear& linear, int64_t panel, const Rows& rows, int
   });
 }
 
-// The kernel for one product, and the number of rows in each call. AMX does not prefetch: that was not measured.
+// The kernel for one product, and the number of rows in each call.
 struct GemmKernel {
   int rows;
   void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, PrefetchSlice, float*);
-  bool prefetches;
 };
 
 inline GemmKernel choose_kernel(Format format, int64_t num_rows) {
 #ifdef HEADRACE_AMX
   if (format != Format::kFloat32 && has_amx())
-    return {format == Format::kInt8 ? kTileRows : 2 * kTileRows, gemm_amx, false};
+    return {2 * kTileRows, gemm_amx};
 #endif
   const int most = format == Format::kFloat32 ? kMaxRows : format == Format::kInt8 ? kMaxRowsInt8 : kMaxRowsBFloat16;
   // Equal parts: a last part with few rows would cost as much as a full one.
   const int64_t times = std::max<int64_t>(1, (num_rows + most - 1) / most);
-  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), gemm_simd, true};
+  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), gemm_simd};
 }
 
 constexpr int kMaxPanels = 4;
@@ -332,8 +330,7 @@ inline int64_t panel_bytes(const Linear& linear) {
 }
 
 // Panels in one chunk. The panels of a chunk stay in the L2 cache, a few rows in L1.
-inline int64_t panels_per_chunk(const Linear& linear, const GemmKernel& kernel) {
-  if (!kernel.prefetches) return kMaxPanels;
+inline int64_t panels_per_chunk(const Linear& linear) {
   return std::clamp<int64_t>(kPrefetchBytes / panel_bytes(linear), 1, kMaxPanels);
 }
 
@@ -342,10 +339,10 @@ inline int64_t panels_per_chunk(const Linear& linear, const GemmKernel& kernel) 
 class Prefetcher {
  public:
   // `times`: how often each panel is read, for some of the rows each time.
-  Prefetcher(const Linear& linear, const GemmKernel& kernel, int64_t begin, int64_t end, int64_t times) {
+  Prefetcher(const Linear& linear, int64_t begin, int64_t end, int64_t times) {
     const int64_t panel = panel_bytes(linear), count = std::min(end - begin, linear.panels - end);
     at_ = (const char*)linear.weight + end * panel;
-    end_ = at_ + (kernel.prefetches ? count * panel : 0);
+    end_ = at_ + count * panel;
     lines_ = (int)((2 * kBlock + times - 1) / std::max<int64_t>(times, 1));
     bytes_ = panel / (2 * kBlock) * lines_;
   }
@@ -369,8 +366,8 @@ template <class Epilogue>
 void gemm(ThreadTeam& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Epilogue& epilogue) {
   const GemmKernel kernel = choose_kernel(linear.format, num_rows);
   alignas(64) float out[2 * kTileRows * kPanel];
-  team.parallel_for(linear.panels, panels_per_chunk(linear, kernel), [&](int64_t begin, int64_t end) {
-    Prefetcher prefetcher(linear, kernel, begin, end, (num_rows + kernel.rows - 1) / kernel.rows);
+  team.parallel_for(linear.panels, panels_per_chunk(linear), [&](int64_t begin, int64_t end) {
+    Prefetcher prefetcher(linear, begin, end, (num_rows + kernel.rows - 1) / kernel.rows);
     for (int64_t first = 0; first < num_rows; first += kernel.rows)
       for (int64_t panel = begin; panel < end; panel++) {
         const int count = (int)std::min<int64_t>(kernel.rows, num_rows - first);

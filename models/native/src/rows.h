@@ -2,7 +2,14 @@
 #pragma once
 
 #include <cmath>
-#include <vector>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "simd.h"
 #include "linear.h"
@@ -11,24 +18,43 @@ namespace headrace {
 
 inline int64_t padded(int64_t count) { return (count + kGroup - 1) / kGroup * kGroup; }
 
-// A buffer of rows in any format of a linear layer. New memory is zero, so the padding is too.
+// A buffer of rows in any format of a linear layer, in huge pages if Linux provides them: consecutive rows are often in
+// different small pages, and a phase writes a few numbers to each of many rows. New memory is zero, so the padding is too.
 class RowBuffer {
  public:
   void fit(int64_t rows, int64_t inputs) {
     stride_ = padded(inputs);
     const size_t numbers = size_t(rows + 2 * kTileRows) * stride_;
-    if (numbers <= data_.size()) return;
-    data_.assign(numbers, 0.0f);
-    scales_.assign(numbers / kGroup, 0.0f);
-    sums_.assign(numbers / kGroup, 0);
+    if (numbers <= size_) return;
+    data_ = allocate<float>(numbers);
+    scales_ = allocate<float>(numbers / kGroup);
+    sums_ = allocate<int32_t>(numbers / kGroup);
+    size_ = numbers;
   }
 
-  Rows rows() { return {data_.data(), scales_.data(), sums_.data(), stride_}; }
-  float* row(int64_t index) { return data_.data() + index * stride_; }
+  Rows rows() { return {data_.get(), scales_.get(), sums_.get(), stride_}; }
+  float* row(int64_t index) { return data_.get() + index * stride_; }
 
  private:
-  std::vector<float> data_, scales_;
-  std::vector<int32_t> sums_;
+  template <class T>
+  using Memory = std::unique_ptr<T[], decltype(&std::free)>;
+
+  template <class T>
+  static Memory<T> allocate(size_t count) {
+    constexpr size_t kHugePage = 2 << 20;
+    const size_t bytes = (count * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage;
+    void* memory = std::aligned_alloc(kHugePage, bytes);
+    if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+    madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    std::memset(memory, 0, bytes);
+    return {(T*)memory, &std::free};
+  }
+
+  Memory<float> data_{nullptr, &std::free}, scales_{nullptr, &std::free};
+  Memory<int32_t> sums_{nullptr, &std::free};
+  size_t size_ = 0;
   int64_t stride_ = 0;
 };
 

@@ -195,6 +195,22 @@ inline void narrow(To* to, VecPair<H> lanes) {
   narrow(to + sizeof(H) / 4, lanes.high);
 }
 
+// ---------------------------------------------------------------------------------------------- memory
+
+// Cache lines of later weights, prefetched a few at a time between the products: many at once would delay the products.
+// A block is sixteen steps through a panel; each step reads two cache lines. (One prefetch in each step was not faster,
+// and slower on a CPU with few registers.)
+struct PrefetchSlice {
+  const char* at = nullptr;
+  int lines = 0;  // in a block, up to 32
+
+  void begin_block() {
+    for (int line = 0; line < lines; line++, at += 64) __builtin_prefetch(at, 0, 2);
+  }
+};
+
+constexpr int kBlock = 16;
+
 // ---------------------------------------------------------------------------------------------- across lanes
 
 // Swaps each lane with the lane at this distance, within one register.
@@ -280,7 +296,14 @@ inline Uints round_to_bf16(Floats lanes) {
 
 inline void store(Bf16AsFloat* to, Floats lanes) { Unaligned<Uints>::store(to, round_to_bf16(lanes)); }
 
-inline void store(BFloat16* to, Floats lanes) { narrow<uint16_t>(&to->bits, round_to_bf16(lanes) >> 16); }
+inline void store(BFloat16* to, Floats lanes) {
+#if defined(__AVX512BF16__)
+  const __m256bh rounded = _mm512_cvtneps_pbh((__m512)lanes);  // numbers below 2^-126 become zero
+  std::memcpy(to, &rounded, sizeof rounded);
+#else
+  narrow<uint16_t>(&to->bits, round_to_bf16(lanes) >> 16);
+#endif
+}
 
 // The numbers must fit into 8 bits.
 inline void store(int8_t* to, Ints lanes) { narrow<int8_t>(to, lanes); }
@@ -311,23 +334,21 @@ inline float reduce_max(Floats lanes) {
   return reduce(lanes, [](auto a, auto b) { return select(a > b, a, b); });
 }
 
-// e^x to about two units in the last place: 2^n * e^r with r within half a ln 2 (the Cephes polynomial).
-// Below -87 the result is 0, and -infinity gives 0. NaN stays NaN.
+// e^x to about two units in the last place: 2^n * 2^f, where n is the nearest integer to x * log2(e) and |f| is at most a
+// half. The polynomial is the minimax of degree 6 for 2^f. Below -87.7 the result is 0, and -infinity gives 0. NaN stays
+// NaN.
 inline Floats exponential(Floats x) {
-  const Floats lowest = broadcast(-87.0f), highest = broadcast(88.0f);
-  const auto is_zero = x < lowest;
-  Floats clipped = select(x > highest, highest, x);
-  clipped = select(is_zero, lowest, clipped);
-  const Floats half = select(clipped < 0.0f, broadcast(-0.5f), broadcast(0.5f));
-  const Ints power = convert<Ints>(multiply_add(1.44269504f, clipped, half));
-  const Floats n = convert<Floats>(power);
-  const Floats r = multiply_add(2.12194440e-4f, n, multiply_add(-0.693359375f, n, clipped));
-  Floats p = broadcast(1.9875691500e-4f);
-  for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    p = multiply_add(p, r, broadcast(next));
-  p = multiply_add(p * r, r, r) + 1.0f;
-  p = p * bit_cast<Floats>((power + 127) << 23);
-  return select(is_zero, Floats{}, p);
+  // After this addition the lowest bits are n + 127, the exponent of 2^n as a float has it.
+  constexpr float kShift = 12582912.0f + 127.0f;
+  const Floats lowest = broadcast(-88.1f), highest = broadcast(88.0f);
+  x = select(lowest > x, lowest, x);
+  x = select(highest < x, highest, x);
+  const Floats shifted = multiply_add(1.44269502f, x, broadcast(kShift));
+  const Floats f = multiply_add(1.925963033e-8f, x, multiply_add(1.44269502f, x, kShift - shifted));
+  Floats p = broadcast(1.534581206e-4f);
+  for (const float next : {1.339993127e-3f, 9.618488957e-3f, 5.550328777e-2f, 2.402264689e-1f, 6.931472057e-1f, 1.0f})
+    p = multiply_add(p, f, broadcast(next));
+  return p * bit_cast<Floats>(bit_cast<Ints>(shifted) << 23);
 }
 
 inline float exponential(float x) {
