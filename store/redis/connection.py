@@ -168,7 +168,7 @@ def address(client: redis.Redis) -> str:
     return str(where["path"]) if "path" in where else f"{where.get('host', 'localhost')}:{where.get('port', 6379)}"
 
 
-def unavailable(error: Exception, where: str | None = None) -> Unavailable:
+def unavailable(error: BaseException, where: str | None = None) -> Unavailable:
     """Return the error for callers while Redis is away."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     place = f" at {where}" if where else ""

@@ -17,14 +17,16 @@ cancelled through the API, workers are stopped by signals.
 
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from queue import Empty
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
 from celery.worker.consumer.tasks import Tasks
-from kombu.messaging import Consumer
+from kombu.connection import Connection
 from kombu.pidbox import Node
+from kombu.transport.virtual import Message
 
 from headrace.store.redis.celery_queue import hint_of
 from headrace.workers.celery.adapter_queues import AdapterQueues
@@ -53,72 +55,76 @@ READING = frozenset(
 _LONGEST = 64  # characters of a command in the log
 
 
-class HintConsumer(Consumer):
-    """A consumer without acknowledgements; it replaces ``app.amqp.Consumer``, from which Celery makes its consumer."""
-
-    no_ack = True
-    channel: Any  # kombu's; its annotations are not complete
-    on_junk: Callable[[], None]
-
-    def consume(self, no_ack: bool | None = None) -> None:
-        """Begin to take messages. An acknowledgement by Celery does nothing, because kombu would call Redis for it."""
-        super().consume(no_ack)  # type: ignore[no-untyped-call]
-        self.channel.qos.ack = _acknowledge_nothing
-        transport = self.channel.connection
-        for queue in self.queues or ():
-            take = transport._callbacks[queue.name]  # noqa: SLF001
-            if not hasattr(take, "is_checked"):
-                transport._callbacks[queue.name] = self._checked(take)  # noqa: SLF001
-        # Called again for each queue that is added later.
-        if not hasattr(transport._deliver, "is_guarded"):  # noqa: SLF001
-            self._guard(transport)
-
-    def _checked(self, take: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Return ``take`` for hints; other messages are dropped."""
-
-        def take_hint(raw: Any) -> None:
-            if hint_of(raw) is None:
-                self._drop("not a hint")
-            else:
-                take(raw)
-
-        take_hint.is_checked = True  # type: ignore[attr-defined]  # a mark
-        return take_hint
-
-    def _guard(self, transport: Any) -> None:
-        """Keep the connection when a message cannot be read. Errors of the connection itself still end it."""
-        # kombu counts KeyError as a connection error, but a message without its fields raises it too.
-        broken = (*transport.connection_errors, *transport.channel_errors, Empty)
-        transport._deliver = self._guarded(  # noqa: SLF001
-            transport._deliver,  # noqa: SLF001
-            tuple(error for error in broken if error is not KeyError),
-        )
-        transport.cycle.on_readable = self._guarded(transport.cycle.on_readable, broken)
-
-    def _guarded(self, read: Callable[..., Any], broken: tuple[type[Exception], ...]) -> Callable[..., Any]:
-        def guarded(*args: Any) -> Any:
-            try:
-                return read(*args)
-            except broken:
-                raise
-            except Exception as error:  # noqa: BLE001 - the message may be anything that was written into Redis
-                self._drop(type(error).__name__)
-
-        guarded.is_guarded = True  # type: ignore[attr-defined]  # a mark
-        return guarded
-
-    def _drop(self, reason: str) -> None:
-        log.warning("junk_dropped", reason=reason)
-        self.on_junk()
+class Junk(Exception):
+    """A message is no hint, or cannot be read."""
 
 
-def _acknowledge_nothing(_delivery_tag: str) -> None:
-    """The message is in no list of unacknowledged messages."""
+class CheckedMessage(Message):
+    """A message that raises Junk if it cannot be read."""
+
+    def __init__(self, payload: Any, *args: Any, **kwargs: Any) -> None:
+        self.is_hint = hint_of(payload) is not None
+        try:
+            super().__init__(payload, *args, **kwargs)  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise Junk(type(error).__name__) from error
 
 
 def take_without_acknowledging(app: Any, on_junk: Callable[[], None]) -> None:
-    """Make the worker of this app consume with ``HintConsumer``; ``on_junk`` is called for each dropped message."""
-    app.amqp.Consumer = type("HintConsumer", (HintConsumer,), {"on_junk": staticmethod(on_junk)})
+    """Make the worker of this app take hints so. ``on_junk`` is called for each message that is dropped."""
+
+    class HintConnection(Connection):
+        """A connection whose transport is kombu's own for the address, and takes hints."""
+
+        def get_transport_cls(self) -> Any:
+            """Return the class of the transport."""
+            base = super().get_transport_cls()  # type: ignore[no-untyped-call]
+            return hint_transport(base, on_junk)
+
+    app.amqp.Connection = HintConnection
+
+
+@cache
+def hint_transport(base: Any, on_junk: Callable[[], None]) -> Any:
+    """Return ``base``, a transport of kombu for Redis, as one that takes hints."""
+
+    class HintChannel(base.Channel):  # type: ignore[misc]  # kombu's annotations are not complete
+        """Takes hints without acknowledgement, and commands."""
+
+        Message = CheckedMessage
+
+        def basic_consume(self, queue: str, no_ack: bool, callback: Callable[[Any], None], **options: Any) -> Any:
+            """Begin to take messages of a queue. Celery acknowledges tasks, and no commands."""
+
+            def take(message: CheckedMessage) -> None:
+                if not no_ack and not message.is_hint:
+                    raise Junk("not a hint")
+                try:
+                    callback(message)
+                except KeyError as error:  # a field of the message; kombu would take it for a lost connection
+                    raise Junk(type(error).__name__) from error
+
+            return super().basic_consume(queue, no_ack=True, callback=take, **options)
+
+        def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+            """Do nothing: the message is in no list of unacknowledged messages."""
+
+    class HintTransport(base):  # type: ignore[misc]  # as above
+        """Keeps the connection when a message cannot be read. Errors of the connection itself still end it."""
+
+        Channel = HintChannel
+
+        def on_readable(self, fileno: int) -> None:
+            """Take what has come."""
+            try:
+                super().on_readable(fileno)
+            except (*self.connection_errors, *self.channel_errors, Empty):
+                raise
+            except Exception as error:  # noqa: BLE001 - the message may be anything that was written into Redis
+                log.warning("junk_dropped", reason=str(error) if isinstance(error, Junk) else type(error).__name__)
+                on_junk()
+
+    return HintTransport
 
 
 def admission_step(

@@ -1,5 +1,6 @@
 """The options of the Redis clients, without a server; and small parts that Redis holds for people and processes."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from threading import Event
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 
 from headrace.store.errors import SettingsError, Unavailable
 from headrace.store.redis import live_workers
-from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, encode, fast_lane_list
+from headrace.store.redis.celery_queue import FastLaneHints, Hint, HintPublisher, celery_app, fast_lane_list
 from headrace.store.redis.connection import address, broker_options, connect, unavailable
 from headrace.store.redis.hint_announcer import HintAnnouncer
 from headrace.store.redis.key_notices import publish_change
@@ -21,6 +22,7 @@ from headrace.store.redis_address import SentinelAddress, parse_sentinel
 from headrace.store.settings import Settings
 from tests.processes import wait_for
 from tests.refusals import Naming
+from tests.store.redis.messages import message_of
 
 TCP, SOCKET, SENTINEL = "redis://h:7/3", "unix:///p.sock", "redis+sentinel://u:p@a,b:2/main/2"
 
@@ -139,7 +141,7 @@ def test_hints_of_the_fast_lane_are_taken_for_each_queue_and_junk_is_counted(
     hints.publish([Hint(f"job_{queue}", queue, "", goes_ahead=True) for queue in ("b@1", "a@1", "c@1")])
     assert redis_client.llen("a@1\x06\x16-1") == 1
     assert [lane.take(0.1) for _ in range(2)] == ["job_a@1", "job_b@1"]
-    redis_client.lpush(fast_lane_list("a@1"), b"{}", encode(Hint("job_d", "a@1", "")), b"no json")
+    redis_client.lpush(fast_lane_list("a@1"), b"{}", json.dumps(message_of(Hint("job_d", "a@1", ""))), b"no json")
     assert [lane.take(0.1) for _ in range(3)] == [None, "job_d", None]
     assert len(junk) == 2
     assert hints.depth("c@1") == 1

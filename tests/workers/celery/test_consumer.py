@@ -10,15 +10,16 @@ import pytest
 import redis
 from kombu.entity import Queue
 
-from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app, encode, fast_lane_list, hint_of
+from headrace.store.redis.celery_queue import Hint, HintPublisher, celery_app, fast_lane_list, hint_of
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.workers.celery.consumer import take_without_acknowledging
 from tests.processes import Process, free_port, wait_for
+from tests.store.redis.messages import message_of
 from tests.workers.conftest import Bench
 
 QUEUE = "tiny@1"
-HINT = json.loads(encode(Hint("job_1", QUEUE, "generate:tiny@1")))
+HINT = message_of(Hint("job_1", QUEUE, "generate:tiny@1"))
 
 
 def changed(message: Any, path: str, value: object) -> Any:
