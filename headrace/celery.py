@@ -4,13 +4,13 @@
     answer = infer.delay(model="smollm2", messages=[{"role": "user", "content": "Hello"}])
     (prepare.s() | infer.s(model="smollm2") | save.s()).delay()
 
-A worker of your app runs the message twice. The first time it submits the job under the task's id, together with what
-follows the task (link, chain, chord), and is free again. Once the job has ended, a thread of any worker of your app
-sends the message again with the same id. Then the task returns the job's output or raises its error, and Celery does
-the rest, as for every task. Until that is confirmed, the message comes again, whatever was killed.
+The job is submitted under the task's id, together with what follows the task (link, chain, chord): by the caller where
+it has the address and the key, otherwise by the worker that gets the message. Once the job has ended, a thread of any
+worker of your app sends a message with the same id. Then the task returns the job's output or raises its error, and
+Celery does the rest, as for every task. Until that is confirmed, the message comes again, whatever was killed.
 
-The address and the key are ``headrace_url`` and ``headrace_api_key`` of the app's configuration. Only workers and
-readers of results need them; no message has them.
+The address and the key are ``headrace_url`` and ``headrace_api_key`` of the app's configuration. Workers and readers
+of results need them, callers may have them; no message has them.
 """
 
 import json
@@ -19,6 +19,7 @@ import os
 import queue
 import random
 import threading
+import time
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any, Final
@@ -26,11 +27,14 @@ from urllib.parse import quote
 
 import httpx2
 from celery import Celery, Task, shared_task, signals, states
+from celery.app.task import Context
 from celery.backends.base import Backend
 from celery.exceptions import Ignore, ImproperlyConfigured, Reject, TaskRevokedError
+from celery.utils import uuid
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.utils import json as kombu_json
+from kombu.utils.functional import maybe_list
 
 from headrace.client import ApiUnavailable, Client, ClientError, ConnectionLost, ResourceMissing
 from headrace.client.job_data import TERMINAL
@@ -107,6 +111,12 @@ def _api(app: Celery, max_retries: int = 5) -> _Api:
     return _open(os.getpid(), str(url), str(key), max_retries)
 
 
+class _Away:
+    """Until when a process that met no Headrace sends messages without asking for it."""
+
+    until = 0.0
+
+
 class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
     """A task whose work is a job. It holds a place in a worker only while it submits the job, or reads its end."""
 
@@ -115,11 +125,67 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
     reject_on_worker_lost = True
     throws = (JobFailed,)
 
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Submit the job now, where this process has the address and the key; then no message is sent.
+
+        So the task is in Postgres when the call returns. If the job is not accepted, a message is sent as for every
+        task, and a worker tries again or says why.
+        """
+        task_id = task_id or uuid()
+        request = {"id": task_id, "callbacks": _listed(link), "errbacks": _listed(link_error), "shadow": shadow}
+        if not self._submit_now(args or (), kwargs or {}, request, options):
+            return super().apply_async(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        result = self.AsyncResult(task_id)
+        if options.get("add_to_parent", True) and (parent := self.app.current_worker_task):
+            parent.add_trail(result)
+        return result
+
+    def _submit_now(self, args: Any, kwargs: Any, request: dict[str, Any], options: Mapping[str, Any]) -> bool:
+        """Return True if the job is stored, with what ``request`` and the options say of the message."""
+        headers = options.get("headers") or {}
+        needs_message = any(options.get(name) for name in ("eta", "countdown", "expires", "stamped_headers"))
+        if _ENDED in headers or needs_message or self.app.conf.task_always_eager or time.monotonic() < _Away.until:
+            return False
+        parent = self.app.current_worker_task
+        of_parent = parent.request if parent else Context()
+        request |= {name: options.get(name) for name in ("chain", "chord", "group_index")}
+        request |= {
+            "headers": headers,
+            "group": options.get("group_id"),
+            "root_id": options.get("root_id") or of_parent.root_id or of_parent.id or request["id"],
+            "parent_id": options.get("parent_id") or of_parent.id,
+            "reply_to": options.get("reply_to") or self.app.thread_oid,
+            "headrace_options": {
+                name: options[name] for name in ("queue", "exchange", "routing_key", "priority") if name in options
+            },
+        }
+        self.push_request(**request)
+        try:
+            self.run(*args, **kwargs)
+        except Ignore:
+            return True
+        except Exception as error:  # noqa: BLE001 - the message says it, in a worker
+            log.debug("%s is sent as a message: %s", request["id"], error)
+        finally:
+            self.pop_request()
+        return False
+
     def submit_or_end(self, job: Mapping[str, Any]) -> Any:
         """Submit the job; if it has ended, return its output or raise JobFailed. Raises Ignore while it has not."""
         try:
             task = self._task_of(job)
         except (ApiUnavailable, ConnectionLost) as error:
+            _Away.until = time.monotonic() + _AGAIN_S
             # The message stays in the broker, which a retry with a countdown would not promise.
             log.warning("Headrace cannot be reached, and the task is put back: %s", error.message)
             raise Reject(error, requeue=True) from error
@@ -135,7 +201,14 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
         # ended task is its sender's, and gets the same answer.
         if found["status"] not in TERMINAL or (task["is_confirmed"] and self._is_ours):
             raise Ignore
+        if self._is_now:
+            raise Reject("the job has ended, and a message shall say so")
         return self._end(found)
+
+    @property
+    def _is_now(self) -> bool:
+        """True in ``apply_async``, which submits the job and does not end the task."""
+        return getattr(self.request, "headrace_options", None) is not None
 
     @property
     def _is_ours(self) -> bool:
@@ -143,7 +216,7 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
         return bool((self.request.headers or {}).get(_ENDED))
 
     def _task_of(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        api = _api(self.app)
+        api = _api(self.app, max_retries=0) if self._is_now else _api(self.app)
         if self._is_ours:
             return api.read(self.request.id)
         return api.submit(self.request.id, self._message(), job)
@@ -151,7 +224,8 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
     def _message(self) -> Any:
         """Return the message that ends this task, as JSON: it has all that follows, and not the input."""
         headers = {**(self.request.headers or {}), _ENDED: True}
-        signature = self.signature_from_request(args=(), kwargs={}, headers=headers, expires=None)
+        options = getattr(self.request, "headrace_options", None) or {}
+        signature = self.signature_from_request(args=(), kwargs={}, headers=headers, expires=None, **options)
         return json.loads(kombu_json.dumps(signature))  # type: ignore[no-untyped-call]  # kombu's
 
     def _end(self, job: Mapping[str, Any]) -> Any:
@@ -174,6 +248,12 @@ class HeadraceTask(Task):  # type: ignore[misc]  # celery ships no annotations
         """
         if status == getattr(self.request, "headrace_outcome", None):
             _confirm(self.app, task_id)
+
+
+def _listed(signatures: Any) -> list[Any] | None:
+    """Return one signature or several as a list, as a message has them."""
+    found: list[Any] | None = maybe_list(signatures)  # type: ignore[no-untyped-call]  # kombu's
+    return found
 
 
 def _confirm(app: Celery, task_id: str) -> None:

@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 
 from headrace.celery import JobFailed, JobRefused, embed, infer, job
 from headrace.store.settings import Settings
-from tests.processes import ROOT, Process, StartProcess, python, wait_for
+from tests.processes import ROOT, Process, StartProcess, free_port, python, wait_for
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
 from tests.workers.conftest import StartWorker
@@ -140,7 +140,7 @@ def test_a_refusal_and_a_failed_job_are_the_results_error(
 
 
 def _job_of(api: httpx2.Client, result: AsyncResult) -> dict[str, Any]:
-    """The job of a task, once a worker of the app has submitted it."""
+    """The job of a task, once it is submitted."""
     path = f"/v1/celery/tasks/{result.id}"
     wait_for(lambda: api.get(path).status_code == 200, "the task is submitted")
     found: dict[str, Any] = api.get(path).json()["job"]
@@ -171,6 +171,22 @@ def test_a_chain_goes_on_from_postgres_after_its_worker_was_killed_and_redis_emp
         shop.app.send_task("headrace.infer", kwargs={"model": "tiny", "messages": CHAT}, task_id="one")
     wait_for(lambda: shop.worker is not None and shop.worker.log().count("[one] succeeded") == 3)
     assert len(api.get("/v1/jobs").json()["data"]) == 1
+
+
+def test_a_task_is_in_postgres_once_it_is_sent_and_a_message_while_headrace_is_away(
+    shop: Shop, worker: ScriptedWorker, api: httpx2.Client
+) -> None:
+    first = infer.s(model="tiny", messages=CHAT)
+    stored = (first | shop.app.signature("shop.shout")).delay()
+    shop.broker.flushdb()
+    assert api.get(f"/v1/celery/tasks/{stored.parent.id}").json()["job"]["status"] == "queued"
+    shop.app.conf.headrace_url = f"http://127.0.0.1:{free_port()}"
+    sent = first.delay()
+    assert shop.broker.llen("celery") == 1
+    shop.serve()
+    with worker.serve(greet):
+        assert stored.get(WAIT_S) == "HI HELLO"
+        assert sent.get(WAIT_S)["text"] == "Hi Hello"
 
 
 def test_revoking_cancels_the_job_and_forgetting_deletes_its_contents(
