@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr 
 LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum | tr ' ' -)
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills failover
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-roofline bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills failover
 .PHONY: containers containers-tests load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
 
 help:  ## list the targets
@@ -79,6 +79,9 @@ bench: $(STAMP)  ## throughput of the whole path against the bare engine and tra
 
 bench-engine: $(STAMP)  ## the engine and the whole path beside vLLM, OpenVINO, llama.cpp and transformers: about 30 minutes
 	@$(BIN)/python -m benchmarks.engine $(if $(GOAL),--goal $(GOAL))
+
+bench-roofline: $(STAMP)  ## the engine with 1.1 billion weights beside what this machine can do at best: about 5 minutes
+	@$(BIN)/python -m benchmarks.roofline
 
 bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside Celery and others: about 20 minutes
 	@$(BIN)/python -m benchmarks.queue

@@ -1,0 +1,1 @@
+"""The engine beside what the machine can do at best."""
