@@ -211,12 +211,12 @@ dist: $(LOCAL)  ## the source distribution and the wheel of a release, in build/
 
 # Needs no .venv of this checkout: what is tried is a stranger's machine with this Python alone. What a failed run leaves
 # stays in build/wheel-check to be looked at. setuptools would put what lies in build/lib into the wheel.
-wheel-check:  ## the wheel in a fresh environment, `headrace demo` in an empty folder: make wheel-check PYTHON=python3.13 (6 GB, minutes)
+wheel-check:  ## the wheel in a fresh environment, `headrace demo` in an empty folder: make wheel-check PYTHON=python3.13 (2 to 6 GB, minutes)
 	@rm -rf build/wheel-check build/lib build/bdist.* && mkdir -p build/wheel-check/empty
 	@$(PYTHON) -m venv build/wheel-check/env
 	@echo "==> building the wheel and installing it into an environment of $$(build/wheel-check/env/bin/python --version)"
 	@build/wheel-check/env/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel-check .
-	@build/wheel-check/env/bin/$(INSTALL) "$$(ls $(CURDIR)/build/wheel-check/headrace-*.whl)[local]"
+	@build/wheel-check/env/bin/python -m supply_chain.install local "$$(ls $(CURDIR)/build/wheel-check/headrace-*.whl)"
 	@ls build/wheel-check/env/share/headrace/prometheus/headrace.rules.yaml
 	@cd build/wheel-check/empty && ../env/bin/headrace demo
 	@rm -rf build/wheel-check build/lib build/bdist.*

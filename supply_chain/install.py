@@ -1,5 +1,7 @@
 """Installs this checkout into the environment of the Python that runs it: ``python -m supply_chain.install EXTRA``.
 
+With a wheel of Headrace after the extra it installs that, and the newest that it permits instead of what is locked.
+
 Everything that has a lock comes from ``locks/EXTRA.txt`` by its hashes. torch has none, since its build depends on the
 machine: uv, which is fetched by its own lock, chooses it among PyTorch's builds. If PyTorch's index gives none, torch
 comes from the package index, as CUDA's build. Where uv cannot be fetched, pip does all of it.
@@ -72,12 +74,13 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
         sys.exit(code)
 
 
-def _with_uv(uv: Path, extra: str, editable: Sequence[str], environment: Mapping[str, str]) -> None:
+def _with_uv(uv: Path, locked: Sequence[str], wanted: Sequence[str], environment: Mapping[str, str]) -> None:
     environment = uv_environment(environment)
     install = [str(uv), "pip", "install", "--quiet", "--python", sys.executable]
-    _run([*install, *_LOCKED, f"locks/{extra}.txt"], environment)
+    if locked:
+        _run([*install, *locked], environment)
     if importlib.util.find_spec("torch") is None:  # else it stays: somebody may have chosen it
-        choosing = [*install, "--torch-backend", "auto", *editable]
+        choosing = [*install, "--torch-backend", "auto", *wanted]
         # Once more is enough for an index that this machine may never reach.
         retried = {"UV_HTTP_RETRIES": "1"} | environment
         done = subprocess.run(choosing, env=retried, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -86,7 +89,7 @@ def _with_uv(uv: Path, extra: str, editable: Sequence[str], environment: Mapping
         _say("PyTorch's own index gives no build, so torch comes with CUDA's libraries, some 4 GB:", done.stderr)
     excluded = UV / "excluded.txt"
     excluded.write_text("" if _has_card() else _FOR_CARDS)
-    _run([*install, "--excludes", str(excluded), *editable], environment)
+    _run([*install, "--excludes", str(excluded), *wanted], environment)
 
 
 def _say(what: str, output: str = "") -> None:
@@ -96,18 +99,25 @@ def _say(what: str, output: str = "") -> None:
     sys.stdout.flush()
 
 
-def main(extra: str) -> None:
-    """Install the lock file of the extra, torch, and this checkout. Ends the process if one of them fails."""
+def main(extra: str, wheel: str = "") -> None:
+    """Install the lock file of the extra, torch, and this checkout; or a wheel with its extra, without the lock.
+
+    Ends the process if one of them fails.
+    """
     # setuptools warns that a folder of the same name may be imported instead, which is meant.
     environment = os.environ | {"PYTHONWARNINGS": "ignore:Editable installation"}  # noqa: TID251 - pip's and uv's
-    editable = ("--no-build-isolation", "--editable", f".[{extra}]")
+    locked: tuple[str, ...] = (*_LOCKED, f"locks/{extra}.txt")
+    wanted: tuple[str, ...] = ("--no-build-isolation", "--editable", f".[{extra}]")
+    if wheel:
+        locked, wanted = (), (f"{wheel}[{extra}]",)
     if (uv := _uv()) is not None:
-        _with_uv(uv, extra, editable, environment)
-    else:
-        _say("uv cannot be fetched, so pip installs all of it: minutes")
-        _run([*_PIP_INSTALL, *_LOCKED, f"locks/{extra}.txt"], environment)
-        _run([*_PIP_INSTALL, *editable], environment)
+        _with_uv(uv, locked, wanted, environment)
+        return
+    _say("uv cannot be fetched, so pip installs all of it: minutes")
+    if locked:
+        _run([*_PIP_INSTALL, *locked], environment)
+    _run([*_PIP_INSTALL, *wanted], environment)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

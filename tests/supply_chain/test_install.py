@@ -39,10 +39,10 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def installed(checkout: Path, *options: str) -> tuple[str, list[list[str]]]:
+def installed(checkout: Path, *options: str, wheel: str = "") -> tuple[str, list[list[str]]]:
     """Run the installer; return what it printed, and what uv was asked for."""
     # Without the packages of this environment it finds no torch.
-    command = [sys.executable, *options, "-m", "supply_chain.install", "local"]
+    command = [sys.executable, *options, "-m", "supply_chain.install", "local", *([wheel] if wheel else [])]
     done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60, check=True)
     asked = (checkout / "build" / "uv" / "bin" / "asked.txt").read_text().splitlines()
     before = ["pip", "install", "--quiet", "--python", sys.executable]
@@ -56,6 +56,10 @@ REST = ["--no-build-isolation", "--editable", ".[local]"]
 
 def test_uv_chooses_the_build_of_torch_by_the_machine(checkout: Path) -> None:
     assert installed(checkout, "-S") == ("", [LOCKED, ["--torch-backend", "auto", *REST]])
+
+
+def test_a_wheel_is_installed_as_a_stranger_would(checkout: Path) -> None:
+    assert installed(checkout, "-S", wheel="/x/h.whl") == ("", [["--torch-backend", "auto", "/x/h.whl[local]"]])
 
 
 def test_torch_comes_from_the_package_index_if_pytorchs_cannot_be_reached(checkout: Path) -> None:
