@@ -2,7 +2,7 @@
 
 The tests render with a small reader of their own (``chart.py``), which is fast and needs nothing; here its rendering of
 the default values and of a vLLM is compared with Helm's, so that the tests are valid for the chart. Nothing is
-installed into a cluster.
+installed into a cluster. Custom resources are checked by ``custom_resources.json``, and their pods as pods.
 """
 
 import argparse
@@ -25,6 +25,8 @@ VALUES: dict[str, list[str]] = {
     "a vLLM": [],
     "a vLLM in each pod": [],
     "many models": [],
+    "a vLLM on several nodes": [],
+    "a Gateway and Prometheus and places": [],
     "own server": [
         "engine.enabled=true",
         "engine.server.enabled=false",
@@ -49,6 +51,8 @@ COMPARED: dict[str, dict[str, Any]] = {
     "a vLLM": chart.WITH_SERVER | {"worker": {"enabled": False}},
     "a vLLM in each pod": chart.WITH_SIDECAR,
     "many models": chart.WITH_MORE,
+    "a vLLM on several nodes": chart.WITH_NODES,
+    "a Gateway and Prometheus and places": chart.WITH_PLACES,
 }
 
 
@@ -78,8 +82,12 @@ def main() -> int:
             words += ["--values", str(given)]
         rendered = _run(options.helm, "template", "demo", str(chart.CHART), *words)
         objects = [document for document in yaml.safe_load_all(rendered) if document]
-        # KEDA's kinds are no part of Kubernetes, so the validator has no schema of them.
-        known = [obj for obj in objects if not obj["apiVersion"].startswith("keda.sh/")]
+        # The validator has the schemas of Kubernetes alone.
+        known = [obj for obj in objects if not chart.is_custom(obj)]
+        known += [pod for obj in objects if chart.is_custom(obj) for pod in chart.pods_of_group(obj)]
+        for obj in objects:
+            if chart.is_custom(obj) and (wrong := chart.complaint(obj)):
+                sys.exit(f"{obj['kind']} {obj['metadata']['name']}: {wrong}")
         path = Path("build") / f"chart {name}.yaml"
         path.write_text(yaml.safe_dump_all(known))
         said = _run(options.validate, "--strict", str(path))

@@ -1,15 +1,17 @@
 """Renders the chart's small subset of Helm's template language, so that it can be parsed where no Helm is.
 
-Knows .Values, .Release.Name, quote, add, default, toYaml with nindent, and on a line of their own if, if not, range
-(over a list, or one with ``prepend``) and end; anything else is an error, which keeps the templates within the tested
-subset.
+Knows .Values, .Release.Name, quote, add, default, toYaml and include with nindent, and on a line of their own if, if
+not, range (over a list, or one with ``prepend``), define and end; anything else is an error, which keeps the templates
+within the tested subset.
 """
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import yaml
 
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "headrace"
@@ -38,7 +40,7 @@ def _lookup(path: str, scope: dict[str, Any]) -> Any:
 
 
 def _evaluate(expression: str, scope: dict[str, Any]) -> str:
-    path = r"(\$?\w*\.[\w.]+)"
+    path = r"(\$\w+|\$?\w*\.[\w.]+)"
     if match := re.fullmatch(rf"{path}(?: \| default {path})?( \| quote)?", expression):
         value = _lookup(match[1], scope)
         if match[2] and not value:
@@ -50,9 +52,26 @@ def _evaluate(expression: str, scope: dict[str, Any]) -> str:
         value = _lookup(match[1] or match[2], scope)
         if match[3] and not value:
             value = _lookup(match[3], scope)
-        block = yaml.safe_dump(value).rstrip()
-        return "\n" + "\n".join(" " * int(match[4]) + line for line in block.splitlines())
+        return _indented(yaml.safe_dump(value).splitlines(), int(match[4]))
+    if match := re.fullmatch(r'include "([\w.]+)" [.$] \| nindent (\d+)', expression):
+        return _indented("\n".join(_filled(_named_parts()[match[1]], scope)).splitlines(), int(match[2]))
     raise ValueError(f"the chart test does not know the template expression {expression!r}")
+
+
+def _indented(lines: list[str], columns: int) -> str:
+    return "\n" + "\n".join(" " * columns + line for line in lines)
+
+
+@cache
+def _named_parts() -> dict[str, list[str]]:
+    """The lines of each ``define``, by its name."""
+    parts: dict[str, list[str]] = {}
+    for path in (CHART / "templates").glob("_*.tpl"):
+        lines = path.read_text().splitlines()
+        for index, line in enumerate(lines, start=1):
+            if match := re.fullmatch(r'\{\{- define "([\w.]+)" -\}\}', line):
+                parts[match[1]] = lines[index : _until_end(lines, index)]
+    return parts
 
 
 def _until_end(lines: list[str], start: int) -> int:
@@ -108,6 +127,34 @@ WITH_SERVER = {"engine": {"enabled": True}}
 WITH_SIDECAR = {"engine": {"enabled": True, "server": {"sidecar": True}}}
 """Values for a vLLM in the pod of each of its workers."""
 
+WITH_NODES = {
+    "engine": {
+        "enabled": True,
+        "server": {"tensorParallelSize": 8, "multiNode": {"enabled": True}, "args": ["--max-model-len=32768"]},
+    },
+    "networkPolicy": {"metrics": {"from": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]}},
+}
+"""Values for a vLLM on several nodes."""
+
+WITH_PLACES = {
+    "gateway": {"enabled": True, "host": "headrace.example", "parents": [{"name": "public", "namespace": "gateways"}]},
+    "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "spread": [{"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}],
+    "api": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}},
+    "worker": {
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}]
+                }
+            }
+        }
+    },
+    "host": {"enabled": True},
+    "engine": {"enabled": True, "server": {"sidecar": True}},
+}
+"""Values for a Gateway, the Prometheus operator, and pods that are spread over zones or kept to some nodes."""
+
 WITH_MORE = {
     "worker": {
         "replicas": 0,
@@ -145,10 +192,40 @@ WITH_AUTOSCALING = {"worker": {"replicas": 0, "autoscaling": {"enabled": True}}}
 """Values for workers whose number KEDA sets."""
 
 
+_CUSTOM = ("keda.sh/", "monitoring.coreos.com/", "gateway.networking.k8s.io/", "leaderworkerset.x-k8s.io/")
+_SCHEMA = json.loads(Path(__file__).with_name("custom_resources.json").read_text())
+_KINDS = {
+    kind: jsonschema_rs.validator_for({**_SCHEMA, "allOf": [{"$ref": f"#/kinds/{kind}"}]}) for kind in _SCHEMA["kinds"]
+}
+
+
+def is_custom(obj: dict[str, Any]) -> bool:
+    """True for an object of a kind that is no part of Kubernetes."""
+    return obj["apiVersion"].startswith(_CUSTOM)
+
+
+def complaint(obj: dict[str, Any]) -> str | None:
+    """Return what is wrong with a custom object; None if nothing is. The pods of its templates are not looked at."""
+    kind = _KINDS.get(obj["kind"])
+    if kind is None:
+        return "tests/deploy/custom_resources.json does not know its kind"
+    return next((f"{'/'.join(map(str, one.instance_path))}: {one.message}" for one in kind.iter_errors(obj)), None)
+
+
+def pods_of_group(obj: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods that a LeaderWorkerSet has templates of; of other objects none."""
+    templates = obj.get("spec", {}).get("leaderWorkerTemplate", {})
+    made = {name: one for name, one in templates.items() if name in {"leaderTemplate", "workerTemplate"}}
+    return [
+        {"apiVersion": "v1", "kind": "Pod", **one, "metadata": {**one["metadata"], "name": name.lower()}}
+        for name, one in made.items()
+    ]
+
+
 def with_changes(given: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Return values with others merged into them, as Helm does."""
     merged = {
-        name: with_changes(given[name], value) if isinstance(value, dict) and value else value
+        name: with_changes(given.get(name, {}), value) if isinstance(value, dict) and value else value
         for name, value in changes.items()
     }
     return given | merged

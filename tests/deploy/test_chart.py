@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from headrace.store.settings import Settings
 from tests.deploy import chart
 
 ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "headrace.rules.yaml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -61,6 +63,98 @@ def test_the_ingress_leads_to_the_api_by_tls() -> None:
     assert ingress["tls"] == [{"hosts": [rule["host"]], "secretName": "headrace-tls"}]
 
 
+def test_a_gateway_leads_to_the_same_service() -> None:
+    made = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_PLACES)}
+    route = made["HTTPRoute", "demo-api"]["spec"]
+    ((backend,),) = (rule["backendRefs"] for rule in route["rules"])
+    service = made["Service", backend["name"]]["spec"]
+    assert backend["port"] == service["ports"][0]["port"]
+    assert (route["hostnames"], route["parentRefs"]) == (["headrace.example"], chart.WITH_PLACES["gateway"]["parents"])
+
+
+def test_prometheus_finds_each_page_under_the_name_that_the_alerts_ask_for() -> None:
+    """The rules are applied as Prometheus does: in turn, and each regular expression is for the whole text."""
+    made = chart.objects(chart.WITH_PLACES)
+    (monitor,) = [obj["spec"] for obj in made if obj["kind"] == "PodMonitor"]
+    jobs: dict[str, str] = {}
+    for pod in (obj["spec"]["template"] for obj in made if obj["kind"] == "Deployment"):
+        labels = pod["metadata"]["labels"]
+        chosen = monitor["selector"]
+        if not chosen["matchLabels"].items() <= labels.items():
+            continue
+        if any(labels[one["key"]] not in one["values"] for one in chosen["matchExpressions"]):
+            continue
+        containers = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
+        ports = [(one["name"], port["name"]) for one in containers for port in one.get("ports", ())]
+        for endpoint in monitor["podMetricsEndpoints"]:
+            for container in (name for name, port in ports if port == endpoint["port"]):
+                if job := relabelled(labels["app.kubernetes.io/component"], endpoint["relabelings"]):
+                    jobs[container] = job
+    assert jobs == {
+        "api": "headrace-api",
+        "worker": "headrace-worker",
+        "host": "headrace-host",
+        "dispatcher": "headrace-dispatcher",
+    }
+    assert set(re.findall(r'job="([\w-]+)"', RULES.read_text())) <= set(jobs.values())
+
+
+def relabelled(component: str, rules: list[dict[str, Any]]) -> str | None:
+    """Return the job of a page; None if it is dropped."""
+    job = None
+    for rule in rules:
+        match = re.fullmatch(rule.get("regex", "(.*)"), component if "sourceLabels" in rule else "")
+        if rule.get("action") == "keep" and not match:
+            return None
+        if rule.get("targetLabel") == "job" and match:
+            job = rule["replacement"].replace("$1", match[1])
+    return job
+
+
+def test_pods_of_a_kind_are_spread_by_labels_that_they_have() -> None:
+    kinds = set()
+    for obj in (one for one in chart.objects(chart.WITH_PLACES) if one["kind"] == "Deployment"):
+        labels, pod = obj["spec"]["template"]["metadata"]["labels"], obj["spec"]["template"]["spec"]
+        for constraint in pod.get("topologySpreadConstraints", ()):
+            kinds.add(labels["app.kubernetes.io/component"])
+            assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
+            assert "app.kubernetes.io/component" in constraint["matchLabelKeys"], "else all kinds are counted together"
+            assert constraint["topologyKey"] == "topology.kubernetes.io/zone"
+    assert kinds == {"api", "worker", "host", "dispatcher", "engine-worker"}
+    assert not [obj for obj in chart.objects() if "topologySpreadConstraints" in json.dumps(obj)]
+
+
+def test_a_server_on_several_nodes_is_asked_at_its_leader() -> None:
+    made = {(obj["kind"], obj["metadata"]["name"]): obj for obj in chart.objects(chart.WITH_NODES)}
+    assert ("Deployment", "demo-engine") not in made
+    group = made["LeaderWorkerSet", "demo-engine-nodes"]["spec"]["leaderWorkerTemplate"]
+    assert ("Service", "demo-engine-nodes") not in made, "LeaderWorkerSet makes it"
+    leader, other = (group[f"{name}Template"] for name in ("leader", "worker"))
+    chosen = made["Service", "demo-engine"]["spec"]["selector"]
+    assert chosen.pop("leaderworkerset.sigs.k8s.io/worker-index") == "0"
+    assert chosen.items() <= leader["metadata"]["labels"].items()
+    (first,), (second,) = (one["spec"]["containers"] for one in (leader, other))
+    words = dict(pairwise(first["command"]))
+    assert (words["--nnodes"], words["--node-rank"]) == ("$(LWS_GROUP_SIZE)", "$(LWS_WORKER_INDEX)")
+    assert int(words["--tensor-parallel-size"]) * int(words["--pipeline-parallel-size"]) == 16
+    # The same server, but that the others have no API: no port and no probe.
+    assert second["args"] == ["--headless", *first["args"]]
+    assert {"readinessProbe", "ports"} <= set(first)
+    assert not {"readinessProbe", "livenessProbe", "startupProbe", "ports"} & set(second)
+    assert {name: first[name] for name in second if name != "args"} == {
+        name: second[name] for name in second if name != "args"
+    }
+    (registering,) = made["Job", "demo-engine-register"]["spec"]["template"]["spec"]["containers"]
+    assert registering["command"][-1] == "http://demo-engine:8000"
+
+
+def test_custom_resources_have_fields_that_exist() -> None:
+    for changes in (chart.WITH_MORE, chart.WITH_NODES, chart.WITH_PLACES):
+        for obj in filter(chart.is_custom, chart.objects(changes)):
+            assert chart.complaint(obj) is None
+            assert chart.complaint({**obj, "spec": {**obj["spec"], "mistyped": 1}})
+
+
 def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
     url = "http://gpu.inference:9000"
     changes = {"engine": {"enabled": True, "url": url, "server": {"enabled": False}}}
@@ -86,6 +180,12 @@ def test_the_operators_own_server_is_the_one_that_is_registered() -> None:
         (chart.WITH_SIDECAR, True),
         ({"engine": {"url": "http://mine:8000", "server": {"enabled": False, "sidecar": True}}}, False),
         (chart.WITH_MORE, True),
+        (chart.WITH_NODES, True),
+        (chart.WITH_PLACES, True),
+        ({"engine": {"server": {"sidecar": True, "multiNode": {"enabled": True}}}}, False),
+        ({"engine": {"server": {"multiNode": {"enabled": True, "nodes": 1}}}}, False),
+        ({"gateway": {"enabled": True, "host": "headrace.example"}}, False),
+        ({"spread": [{"topologyKey": "topology.kubernetes.io/zone"}]}, False),
         ({"worker": {"more": [{"name": "worker-x", "model": "x", "source": "/models/x"}]}}, False),
         ({"worker": {"more": [chart.WITH_MORE["worker"]["more"][0] | {"name": "api"}]}}, False),
         ({"worker": {"more": [chart.WITH_MORE["worker"]["more"][0] | {"gpu": 1}]}}, False),

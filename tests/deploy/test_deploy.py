@@ -74,6 +74,12 @@ def _chart_containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
                 yield f"chart {obj['metadata']['name']}", pod, container
 
 
+def _chart_groups() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for obj in chart.objects(chart.WITH_NODES):
+        for pod in chart.pods_of_group(obj):
+            yield f"chart {pod['metadata']['name']}", pod["spec"], pod["spec"]["containers"][0]
+
+
 def _chart_units() -> Iterator[Unit]:
     for where, _, container in _chart_containers():
         if container["name"] in THEIRS:
@@ -251,7 +257,7 @@ def test_images_run_as_an_ordinary_user(name: str) -> None:
 
 def test_every_pod_is_within_the_restricted_standard() -> None:
     """Kubernetes' Pod Security Standards, `restricted`, and a root that cannot be written."""
-    for where, pod, container in _chart_containers():
+    for where, pod, container in (*_chart_containers(), *_chart_groups()):
         ours = pod["securityContext"]
         assert (ours["runAsNonRoot"], ours["runAsUser"], ours["runAsGroup"]) == (True, 10001, 10001), where
         assert ours["seccompProfile"] == {"type": "RuntimeDefault"}, where
@@ -271,7 +277,7 @@ def test_every_pod_is_within_the_restricted_standard() -> None:
 
 def test_no_service_becomes_a_setting() -> None:
     """Kubernetes would give a pod HEADRACE_API_PORT for a Service headrace-api; unknown settings stop a process."""
-    assert all(pod["enableServiceLinks"] is False for _, pod, _ in _chart_containers())
+    assert all(pod["enableServiceLinks"] is False for _, pod, _ in (*_chart_containers(), *_chart_groups()))
 
 
 def test_accounts_exist_and_have_no_token() -> None:

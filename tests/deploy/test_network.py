@@ -99,6 +99,24 @@ def test_what_is_traced_reaches_the_collector() -> None:
     assert sending == {"api", "worker", "dispatcher", "engine-worker", "host"}
 
 
+def test_the_nodes_of_a_server_reach_each_other_and_prometheus_every_page() -> None:
+    made = chart.objects(chart.WITH_NODES)
+    policies = [obj for obj in made if obj["kind"] == "NetworkPolicy"]
+    (nodes,) = [one["spec"] for one in policies if one["metadata"]["name"] == "demo-engine-nodes"]
+    labels = {f"app.kubernetes.io/{name}": given for name, given in (("instance", "demo"), ("component", "engine"))}
+    for peers in (nodes["ingress"][0]["from"], nodes["egress"][0]["to"]):
+        assert [labels.items() <= peer["podSelector"]["matchLabels"].items() for peer in peers] == [True]
+    asked = {
+        component: {port["port"] for port in rule["ports"]}
+        for one in policies
+        for rule in one["spec"].get("ingress", ())
+        for component in COMPONENTS
+        if _selects(one, component) and rule["from"] == chart.WITH_NODES["networkPolicy"]["metrics"]["from"]
+    }
+    pages = {name: {"metrics"} for name in ("worker", "engine-worker", "host")}
+    assert asked == {"api": {"http"}, "dispatcher": {"health"}, **pages}
+
+
 def test_the_api_is_asked_by_the_ingress_alone_and_the_others_by_nobody() -> None:
     asked = {component: _rules(component, "ingress") for component in COMPONENTS}
     assert {component for component, rules in asked.items() if rules} == {"api", "engine"}
