@@ -305,33 +305,39 @@ inline void gemm_simd(const Linear& linear, int64_t panel, const Rows& rows, int
   });
 }
 
-// The kernel for one product, and the number of rows in each call.
+constexpr int64_t kChunkBytes = 192 << 10;      // twice this fits into the L2 cache
+constexpr int64_t kBigChunkBytes = 768 << 10;   // twice this fits into the L2 cache of a CPU with AMX
+constexpr int64_t kManyRowBytes = 1 << 20;
+
+// The kernel for one product, the number of rows in each call, and the bytes of weights in one chunk of panels. Small
+// chunks are prefetched in time. Rows that do not stay in the L2 cache are read again for each chunk, so these are large.
 struct GemmKernel {
   int rows;
   void (*compute)(const Linear&, int64_t, const Rows&, int64_t, int, PrefetchSlice, float*);
+  int64_t chunk_bytes;
 };
 
-inline GemmKernel choose_kernel(Format format, int64_t num_rows) {
+inline GemmKernel choose_kernel(Format format, int64_t num_rows, int64_t inputs) {
 #ifdef HEADRACE_AMX
   if (format != Format::kFloat32 && has_amx())
-    return {2 * kTileRows, gemm_amx};
+    return {2 * kTileRows, gemm_amx,
+            num_rows * inputs * (format == Format::kInt8 ? 1 : 2) > kManyRowBytes ? kBigChunkBytes : kChunkBytes};
 #endif
   const int most = format == Format::kFloat32 ? kMaxRows : format == Format::kInt8 ? kMaxRowsInt8 : kMaxRowsBFloat16;
   // Equal parts: a last part with few rows would cost as much as a full one.
   const int64_t times = std::max<int64_t>(1, (num_rows + most - 1) / most);
-  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), gemm_simd};
+  return {(int)std::max<int64_t>(1, (num_rows + times - 1) / times), gemm_simd, kChunkBytes};
 }
-
-constexpr int kMaxPanels = 4;
-constexpr int64_t kPrefetchBytes = 192 << 10;  // twice this fits into the L2 cache
 
 inline int64_t panel_bytes(const Linear& linear) {
   return linear.inputs * kPanel * (linear.format == Format::kFloat32 ? 4 : linear.format == Format::kBFloat16 ? 2 : 1);
 }
 
-// Panels in one chunk. The panels of a chunk stay in the L2 cache, a few rows in L1.
-inline int64_t panels_per_chunk(const Linear& linear) {
-  return std::clamp<int64_t>(kPrefetchBytes / panel_bytes(linear), 1, kMaxPanels);
+// Panels in one chunk. The panels of a chunk stay in the L2 cache, a few rows in L1. A thread has some chunks, so that
+// others can take of them.
+inline int64_t panels_per_chunk(const Linear& linear, const GemmKernel& kernel, int threads) {
+  const int64_t most = std::max<int64_t>(4, linear.panels / (4 * threads));
+  return std::clamp<int64_t>(kernel.chunk_bytes / panel_bytes(linear), 1, most);
 }
 
 // Prefetches the next chunk of panels in slices, while all rows are multiplied with the current chunk. With few rows,
@@ -364,9 +370,9 @@ class Prefetcher {
 // panel, with the bias added.
 template <class Epilogue>
 void gemm(ThreadTeam& team, const Linear& linear, const Rows& rows, int64_t num_rows, const Epilogue& epilogue) {
-  const GemmKernel kernel = choose_kernel(linear.format, num_rows);
+  const GemmKernel kernel = choose_kernel(linear.format, num_rows, linear.inputs);
   alignas(64) float out[2 * kTileRows * kPanel];
-  team.parallel_for(linear.panels, panels_per_chunk(linear), [&](int64_t begin, int64_t end) {
+  team.parallel_for(linear.panels, panels_per_chunk(linear, kernel, team.size()), [&](int64_t begin, int64_t end) {
     Prefetcher prefetcher(linear, begin, end, (num_rows + kernel.rows - 1) / kernel.rows);
     for (int64_t first = 0; first < num_rows; first += kernel.rows)
       for (int64_t panel = begin; panel < end; panel++) {

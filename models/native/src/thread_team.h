@@ -147,6 +147,7 @@ class ThreadTeam {
     barrier_.wait(rank_, size_, phase_++);
   }
 
+  int size() const { return size_; }
   void pin() { barrier_.affinity.pin(rank_, size_); }
   void leave() { barrier_.leave(rank_, size_); }
 
