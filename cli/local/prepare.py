@@ -120,6 +120,22 @@ def fetched_beside(models: Sequence[str], home: Home, env: Mapping[str, str], sa
             child.stop()
 
 
+@contextmanager
+def kernels_beside(models: Sequence[str], home: Home, env: Mapping[str, str]) -> Iterator[None]:
+    """Compile the CPU kernels while the body runs, if a model is to be fetched: then it is the first start here.
+
+    A worker that needs them meanwhile waits for them, and compiles them itself if this failed or was stopped.
+    """
+    argv: list[str | Path] = [*PYTHON, "headrace.models.native.build", home.path / "native"]
+    is_first = any(name in CATALOGUE and not (home.models / name).is_dir() for name in models)
+    child = Child(Command("kernels", argv, home.log("kernels"), env=env)) if is_first else None
+    try:
+        yield
+    finally:
+        if child:
+            child.stop()
+
+
 def ensure_server_model(
     db: Database, asked: str, kind: EngineKind, home: Home, env: Mapping[str, str], say: Say
 ) -> str:

@@ -21,6 +21,7 @@ from headrace.cli.local.prepare import (
     ensure_model,
     ensure_server_model,
     fetched_beside,
+    kernels_beside,
     migrate,
 )
 from headrace.cli.local.process import PYTHON, answers
@@ -113,6 +114,8 @@ def running_stack(
         cleanup.enter_context(home.locked())
         if server is None:
             check_folders(models, home, child_environment({}))
+            if settings.native_kernels != "off":
+                cleanup.enter_context(kernels_beside(models, home, child_environment({})))
         engine = {} if server is None else {"HEADRACE_ENGINE_PYTHON": str(_engine_python(server, home, models, say))}
         services = cleanup.enter_context(running_services(settings, home, say))
         env = _environment(services, home, {**engine, **(changes or {})})

@@ -12,7 +12,7 @@ import pytest
 from headrace.cli.local import engine_environment
 from headrace.cli.local.engine_environment import ensure_environment
 from headrace.cli.local.home import Home
-from headrace.cli.local.prepare import ensure_server_model, fetched_beside
+from headrace.cli.local.prepare import ensure_server_model, fetched_beside, kernels_beside
 from headrace.cli.local.stack import ServerChoice, running_stack
 from headrace.cli.up import server_choice
 from headrace.models.catalog import register
@@ -102,6 +102,23 @@ def test_a_model_is_fetched_beside_the_installation(tmp_path: Path, monkeypatch:
         (home.models / "go").touch()
     assert (home.models / "smollm2" / "end").exists(), "the rest of it is waited for"
     assert not (home.models / "mine").exists()
+
+
+def test_kernels_are_compiled_beside_the_first_fetch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, home = tmp_path / "build", Home(tmp_path / "home")
+    script.write_text('mkdir -p "$2"; echo $$ > "$2/pid"; sleep 600')
+    monkeypatch.setattr("headrace.cli.local.prepare.PYTHON", ("/bin/sh", script))
+    env, begun = {"PATH": os.defpath}, home.path / "native" / "pid"
+    with home.locked():
+        with kernels_beside(["smollm2"], home, env):
+            wait_for(lambda: begun.exists() and begun.read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(begun.read_text()), 0)
+        begun.unlink()
+        (home.models / "smollm2").mkdir(parents=True)
+        with kernels_beside(["smollm2", "mine"], home, env):
+            pass
+    assert not begun.exists()
 
 
 def test_a_failed_installation_is_said_and_begun_anew(tmp_path: Path, pip: Pip) -> None:
