@@ -227,10 +227,15 @@ def test_keda_asks_a_route_that_exists_for_the_number_that_the_dispatcher_decide
 
 
 def test_the_values_of_the_page_are_valid_and_render() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
-    given = yaml.safe_load(example)
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deployment.md").read_text(), re.DOTALL)
+    given, on_nodes = (yaml.safe_load(example) for example in examples)
     schema = json.loads((chart.CHART / "values.schema.json").read_text())
-    assert jsonschema_rs.validator_for(schema).is_valid(chart.with_changes(chart.values(), given))
+    for values in (given, on_nodes):
+        assert jsonschema_rs.validator_for(schema).is_valid(chart.with_changes(chart.values(), values))
+    (group,) = (obj for obj in chart.objects(on_nodes) if obj["kind"] == "LeaderWorkerSet")
+    sizes = on_nodes["engine"]["server"]
+    cards = sizes["resources"]["limits"]["nvidia.com/gpu"] * group["spec"]["leaderWorkerTemplate"]["size"]
+    assert cards == sizes["tensorParallelSize"] * sizes["multiNode"]["pipelineParallelSize"]
     commands = [
         obj["spec"]["template"]["spec"]["containers"][0]["command"][-1]
         for obj in chart.objects(given)
