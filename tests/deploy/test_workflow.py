@@ -68,6 +68,12 @@ def test_images_are_built_from_stages_that_exist_and_run_modules_that_exist() ->
     assert pushed == {tag for tag in built if tag.startswith("$IMAGES/")}
 
 
+def test_actions_are_those_that_were_looked_at() -> None:
+    """A tag can be moved to another commit. The one without a commit is published for use by its branch."""
+    moving = {used for used in steps("uses") if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", used)}
+    assert moving == {"pypa/gh-action-pypi-publish@release/v1"}
+
+
 def test_its_python_is_one_that_the_project_takes() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (version,) = {given["python-version"] for given in steps("with") if "python-version" in given}
