@@ -43,6 +43,7 @@ FEATURES: tuple[str, ...] = (
     "hosts",
     "limits",
     "planner",
+    "cheap_hours",
     "flows",
     "batches",
     "schedules",

@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     # contents are deleted.
     response_cache: Literal["off", "asked", "on"] = "off"
     response_cache_ttl_s: float = Field(3600.0, gt=0)
+    # When work starts that asks for cheap hours: `22:00-06:00 Europe/Zurich`, `SAT-SUN 00:00-24:00 UTC`, with commas.
+    cheap_hours: Annotated[tuple[str, ...], NoDecode] = ()
 
     # How long contents are kept after a job has ended (files: after they came), where the operator has set nothing else
     # for a tenant: outputs, inputs (unset: as long as outputs), webhook deliveries, files (unset: until they are
@@ -252,6 +254,7 @@ class Settings(BaseSettings):
         "cors_origins",
         "shadow_sources",
         "autoscale",
+        "cheap_hours",
         mode="before",
     )
     @classmethod

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -16,6 +17,7 @@ from headrace.features.batches import batches
 from headrace.features.batches.batch_keeper import BatchKeeper, keeper_for
 from headrace.features.batches.batch_views import BatchList, BatchObject, batch_list, batch_object
 from headrace.features.batches.batches import Batch, NewBatch
+from headrace.features.cheap_hours.hours import read_hours
 from headrace.features.files import files
 from headrace.features.files.file_routes import check_life_s
 from headrace.features.files.files import File, Purpose
@@ -30,7 +32,7 @@ from headrace.producer_api.submission.submit import RETRY_WITHIN_S
 from headrace.producer_api.tasks.registry import parser_of
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.job_payload import MetadataKey, MetadataValue, later_time
+from headrace.store.payloads.job_payload import CHEAP, MetadataKey, MetadataValue, StartAfter, later_time
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tenants.api_keys import Principal
 
@@ -71,8 +73,10 @@ class BatchRequest(Body):
     input_file_id: str
     endpoint: str
     completion_window: str = Field(description="`1h` to `168h`, or `1d` to `7d`")
-    start_after: int | None = Field(
-        None, ge=0, description="Unix seconds before which no line runs, at most 366 days ahead; the window begins then"
+    start_after: StartAfter | None = Field(
+        None,
+        description="Unix seconds before which no line runs, at most 366 days ahead; the window begins then. `cheap`:"
+        " the operator's cheap hours, and the window begins now",
     )
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
     output_expires_after: ExpiresAfter | None = None
@@ -91,7 +95,8 @@ async def create_batch(
     runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, body: BatchRequest, origin: OriginOf
 ) -> Response:
     """Run each line of an uploaded file within the completion window, at lower priority than interactive requests."""
-    new = new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint))
+    fingerprints = runtime.digests.fingerprints(origin.fingerprint)
+    new = new_batch(body, origin, principal.key_id, fingerprints, cheap_hours=runtime.settings.cheap_hours)
 
     def input_file() -> File:
         file = files.get(runtime.db, principal.tenant_id, body.input_file_id)
@@ -139,18 +144,26 @@ def _apply_policy(runtime: Runtime, tenant_id: str, new: NewBatch, file_id: str)
     return replace(new, metadata=metadata, idempotency_key=key, project_id=project_id, fingerprints=fingerprints)
 
 
-def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints: Sequence[str]) -> NewBatch:
+def new_batch(
+    body: BatchRequest,
+    origin: Origin,
+    api_key_id: str,
+    fingerprints: Sequence[str],
+    *,
+    cheap_hours: tuple[str, ...] = (),
+) -> NewBatch:
     """Validate the request; raise InvalidRequest that names the field."""
     parser_of(body.endpoint, "endpoint")
     key = origin.idempotency_key
     if key is not None and not 0 < len(key) <= MAX_KEY_CHARS:
         raise InvalidRequest(f"an Idempotency-Key has 1 to {MAX_KEY_CHARS} characters", param="Idempotency-Key")
+    start_after, window_s = _start(body, cheap_hours)
     expires = body.output_expires_after
     life: dict[str, Any] = {"anchor": None, "seconds": None} if expires is None else expires.model_dump()
     return NewBatch(
         url=body.endpoint,
         completion_window=body.completion_window,
-        window_s=float(_window_s(body.completion_window)),
+        window_s=window_s,
         metadata=body.metadata,
         output_ttl_s=None
         if expires is None
@@ -159,9 +172,19 @@ def new_batch(body: BatchRequest, origin: Origin, api_key_id: str, fingerprints:
         idempotency_key=key,
         api_key_id=api_key_id,
         project_id=origin.project_id,
-        start_after=None if body.start_after is None else later_time(body.start_after),
+        start_after=start_after,
         traceparent=None if origin.trace is None else origin.trace.header,
     )
+
+
+def _start(body: BatchRequest, cheap_hours: tuple[str, ...]) -> tuple[datetime | None, float]:
+    """Return when the batch starts, None if at once, and the seconds that its window has from then."""
+    window_s = float(_window_s(body.completion_window))
+    if body.start_after != CHEAP:
+        return None if body.start_after is None else later_time(body.start_after), window_s
+    now = datetime.now(UTC)
+    start = read_hours(cheap_hours).start(now, window_s)
+    return start, window_s if start is None else window_s - (start - now).total_seconds()
 
 
 def _window_s(window: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
+from headrace.features.cheap_hours.hours import read_hours
 from headrace.features.flows.pipeline import Pipeline
 from headrace.features.flows.pipelines import (
     UsedPipeline,
@@ -379,6 +380,7 @@ class FlowSubmissions(StepSubmissions):
         for guard in guards:
             request, origin, idempotency = self._guard_names(principal, guard, request, origin, idempotency)
         row = flow_row(self.parts.settings, principal, request, origin, last)
+        row = read_hours(self.parts.settings.cheap_hours).place(row, request)
         flow = replace(row, payload=payload, idempotency=idempotency, response=response)
         made = {step.body.name: new_step(flow, step) for step in steps}
         names = [name for body in request.steps for name in (SEARCH_STEP.format(body.name), body.name)]

@@ -115,7 +115,8 @@ class ScheduleKeeper(ApiWork):
         marks = {SCHEDULE_ID: schedule.id, SCHEDULED_AT: str(int(tick.timestamp()))}
         if (body := schedule.definition.get("batch")) is not None:
             request = BatchRequest.model_validate({**body, "metadata": {**(body.get("metadata") or {}), **marks}})
-            new = new_batch(request, origin, principal.key_id, self._runtime.digests.fingerprints(key))
+            fingerprints, hours = self._runtime.digests.fingerprints(key), self._runtime.settings.cheap_hours
+            new = new_batch(request, origin, principal.key_id, fingerprints, cheap_hours=hours)
             batch = store_batch(
                 self._runtime,
                 principal,

@@ -20,7 +20,7 @@ from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.producer_api.submission.draft_job import Origin
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.job_payload import JobOrder
+from headrace.store.payloads.job_payload import CHEAP, JobOrder
 from headrace.store.payloads.strict_model import Body
 from headrace.store.tenants.api_keys import Principal
 
@@ -137,14 +137,15 @@ def _object(found: Schedule) -> ScheduleObject:
 def _check(runtime: Runtime, principal: Principal, body: NewSchedule) -> dict[str, Any]:
     """Return what to store. Raises InvalidRequest, NotFound and Forbidden for what could never run. Blocks."""
     kind, sent = ("job", body.job) if body.job is not None else ("batch", body.batch or {})
-    if sent.get("start_after") is not None:
+    if sent.get("start_after") not in (None, CHEAP):
         raise InvalidRequest("the schedule says when it starts: leave it out", param=f"{kind}.start_after")
     if len(sent.get("metadata") or {}) > _MOST_METADATA:
         raise InvalidRequest(f"runs of schedules have at most {_MOST_METADATA} texts", param=f"{kind}.metadata")
     try:
         if kind == "batch":
             request = BatchRequest.model_validate(sent)
-            new_batch(request, Origin("schedules", None, "", False, 0), principal.key_id, [])
+            origin = Origin("schedules", None, "", False, 0)
+            new_batch(request, origin, principal.key_id, [], cheap_hours=runtime.settings.cheap_hours)
         else:
             job = read_job(sent)
             if isinstance(job, JobOrder):

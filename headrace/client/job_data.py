@@ -48,7 +48,7 @@ class JobBody(TypedDict, total=False):
     service_class: Literal["interactive", "standard", "batch"]
     priority: int
     deadline_ms: int
-    start_after: int
+    start_after: int | Literal["cheap"]
     max_attempts: int
     webhook: Mapping[str, Any]
     user: str

@@ -311,7 +311,7 @@ def _by_field(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str | int, ...],
 
 
 _PARAMETERS = frozenset({"query", "path", "header"})
-_TYPE_NAMES = frozenset({"str", "constrained-str", "int", "float", "bool", "none"})
+_TYPE_NAMES = frozenset({"str", "constrained-str", "constrained-int", "int", "float", "bool", "none"})
 
 
 def _without_types(location: Sequence[str | int]) -> tuple[str | int, ...]:

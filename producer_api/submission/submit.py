@@ -30,7 +30,7 @@ from headrace.store.ids import new_id
 from headrace.store.jobs import jobs
 from headrace.store.jobs.face_row import FaceRow
 from headrace.store.jobs.jobs import Accepted, Fallback, NewJob
-from headrace.store.payloads.job_payload import EVERY_MODEL
+from headrace.store.payloads.job_payload import CHEAP, EVERY_MODEL
 from headrace.store.registry.models import ModelVersion, queue_name
 from headrace.store.schema.job_states import UNSERVED_QUEUE, CacheResult
 from headrace.store.schema.version_states import VersionState
@@ -127,7 +127,7 @@ class Submissions:
         draft.headers |= self._rate_limits.spend_request(draft.principal)
         if (found := self._look_up(draft)) is not None:
             return found
-        if self._settings.require_worker and draft.request.starts_at() is None:
+        if self._settings.require_worker and draft.request.start_after != CHEAP and draft.request.starts_at() is None:
             self._require_worker(draft)
         if self._is_guarded(draft) or draft.request.has_template or not self._is_quick(draft):
             raise NeedsTenantThread

@@ -8,7 +8,7 @@ parameter that is silently ignored would change the answer.
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
@@ -52,6 +52,11 @@ CLASS_RANKS = {ServiceClass.INTERACTIVE: 0, ServiceClass.STANDARD: 1, ServiceCla
 CLASS_NAMES = {rank: name for name, rank in CLASS_RANKS.items()}
 
 
+CHEAP: Final = "cheap"
+"""The ``start_after`` of work that starts in the operator's cheap hours; ``features.cheap_hours`` makes it a time."""
+
+StartAfter = Annotated[int, Field(ge=0)] | Literal["cheap"]
+
 LONGEST_AHEAD = timedelta(days=366)
 """A job or a batch can be told to start at most this much later."""
 
@@ -73,8 +78,10 @@ class JobTerms(Strict):
     deadline_ms: int | None = Field(
         None, ge=1, le=30 * 86_400_000, description="how long from acceptance, or from `start_after`, to an answer"
     )
-    start_after: int | None = Field(
-        None, ge=0, description="Unix seconds before which it does not start, at most 366 days ahead; null: at once"
+    start_after: StartAfter | None = Field(
+        None,
+        description="Unix seconds before which it does not start, at most 366 days ahead; `cheap`: the operator's cheap"
+        " hours, within `deadline_ms` from now; null: at once",
     )
     max_attempts: int | None = Field(None, ge=1, le=100)
     webhook: WebhookSpec | None = None
@@ -84,11 +91,11 @@ class JobTerms(Strict):
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] = Field(default_factory=dict)
 
     def starts_at(self) -> datetime | None:
-        """Return the time before which it must not start; None if that is now or has passed.
+        """Return the time before which it must not start; None if that is now, or has passed, or is not known yet.
 
         Raises InvalidRequest for a time too far ahead.
         """
-        return None if self.start_after is None else later_time(self.start_after)
+        return later_time(self.start_after) if isinstance(self.start_after, int) else None
 
     def digest_fields(self) -> dict[str, Any]:
         """Return additional fields that equal requests share but their JSON form does not show."""
