@@ -46,6 +46,7 @@ POINTS = frozenset(
         "rollout.before_commit",  # a change of a rollout and its audit entry are written, and gone with the process
         "rollout.committed",  # a change of a rollout is stored, the caller is not answered
         "rollout.moving",  # queued jobs were moved to another version, not committed
+        "schedules.run_stored",  # a run is stored, its schedule has not moved on
         "sweep.midway",  # jobs were taken from a dead worker or expired, not committed
     }
 )

@@ -1,4 +1,4 @@
-"""Routes of schedules: create, list, read, pause, resume, delete."""
+"""Routes of schedules: create, replace, list, read, pause, resume, delete."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -159,25 +159,45 @@ def _check(runtime: Runtime, principal: Principal, body: NewSchedule) -> dict[st
     return {kind: sent}
 
 
+def _stored(runtime: Runtime, principal: Principal, body: NewSchedule) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the columns of a body, and the request of its runs. Raises as ``_check``. Blocks."""
+    ticks.check(body.cron, body.zone)
+    definition = _check(runtime, principal, body)
+    values = {
+        "name": body.name,
+        "cron": body.cron,
+        "zone": body.zone,
+        "may_overlap": body.overlap,
+        "missed": body.missed.value,
+        "api_key_id": principal.key_id,
+        "next_at": ticks.following(body.cron, body.zone, datetime.now(UTC)),
+    }
+    return values, definition
+
+
 @router.post("", status_code=201, response_model=ScheduleObject, summary="Create a schedule")
 async def create_schedule(runtime: RuntimeOf, principal: JobsWriter, body: NewSchedule) -> Response:
     """Run a job or a batch again and again, with the rights of this key."""
 
     def create() -> Schedule:
-        ticks.check(body.cron, body.zone)
-        definition = _check(runtime, principal, body)
-        values = {
-            "name": body.name,
-            "cron": body.cron,
-            "zone": body.zone,
-            "may_overlap": body.overlap,
-            "missed": body.missed.value,
-            "api_key_id": principal.key_id,
-            "next_at": ticks.following(body.cron, body.zone, datetime.now(UTC)),
-        }
-        return schedules.create(runtime.db, principal.tenant_id, values, definition)
+        return schedules.create(runtime.db, principal.tenant_id, *_stored(runtime, principal, body))
 
     return JsonResponse(_object(await run_in_threadpool(create)), status_code=201)
+
+
+@router.put("/{schedule}", response_model=ScheduleObject, summary="Replace a schedule")
+async def replace_schedule(
+    runtime: RuntimeOf, principal: JobsWriter, schedule: ScheduleName, body: NewSchedule
+) -> Response:
+    """Give a schedule another body, and the rights of this key. It keeps its name, its runs and its pause."""
+
+    def replace() -> Schedule:
+        found = schedules.get(runtime.db, principal.tenant_id, schedule)
+        if body.name != found.name:
+            raise InvalidRequest(f"the schedule keeps its name, {found.name}", param="name")
+        return schedules.replace(runtime.db, found, *_stored(runtime, principal, body))
+
+    return JsonResponse(_object(await run_in_threadpool(replace)))
 
 
 @router.get("", response_model=ScheduleList, summary="List schedules")

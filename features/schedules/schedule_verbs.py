@@ -12,7 +12,7 @@ from headrace.cli.client.verbs import connect
 from headrace.cli.groups import noun
 from headrace.cli.render import Json, JsonOption, show, table
 
-app = noun("Schedules: list, create, show, pause, resume, delete.")
+app = noun("Schedules: list, create, replace, show, pause, resume, delete.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A schedule's name or id.")]
 
@@ -36,6 +36,18 @@ def create(
     with connect() as client:
         found = client.request("POST", "/v1/schedules", json=read_object(file))
     show(found, f"{found['name']} is {found['id']}; it runs at {_time(found['next_at'])}", as_json=as_json)
+
+
+@app.command()
+def replace(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The whole body, as for create; - is stdin.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give the schedule that the body names another body. Its runs and its pause stay."""
+    body = read_object(file)
+    with connect() as client:
+        found = client.request("PUT", _path(str(body.get("name", ""))), json=body)
+    show(found, f"{found['name']} runs at {_time(found['next_at'])}", as_json=as_json)
 
 
 @app.command("show")

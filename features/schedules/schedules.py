@@ -63,6 +63,13 @@ _SET_NEXT = text(f"""
 UPDATE schedules SET next_at = :next_at, api_key_id = :api_key_id WHERE tenant_id = :tenant_id AND id = :id
 RETURNING {_COLUMNS}
 """)
+_REPLACE = text(f"""
+UPDATE schedules SET
+    cron = :cron, zone = :zone, may_overlap = :may_overlap, missed = :missed, api_key_id = :api_key_id,
+    definition = CAST(:definition AS jsonb), last_error = NULL,
+    next_at = CASE WHEN next_at IS NOT NULL THEN :next_at END
+WHERE tenant_id = :tenant_id AND id = :id RETURNING {_COLUMNS}
+""")
 
 # Find the schedules of all tenants that are due.
 _DUE = text("SELECT id, tenant_id FROM due_schedules WHERE next_at <= now() ORDER BY next_at LIMIT :most")
@@ -90,6 +97,17 @@ def create(db: Database, tenant_id: str, values: dict[str, Any], definition: dic
                 raise Conflict(f"there is a schedule named {values['name']}: delete it first, or take another name")
             raise Conflict(f"there are {MAX_SCHEDULES} schedules, which is the most: delete one first")
         record(connection, tenant_id, values["api_key_id"], "schedule.created", schedule_id, {"name": values["name"]})
+    return _schedule(row, db.seal)
+
+
+def replace(db: Database, schedule: Schedule, values: dict[str, Any], definition: dict[str, Any]) -> Schedule:
+    """Give a schedule another body; ``values`` are columns. It keeps its id, runs and pause. Raises NotFound."""
+    sealed = dump_json(db.seal.seal(definition, _context(schedule.tenant_id, schedule.id)))
+    row_values = {**values, "id": schedule.id, "tenant_id": schedule.tenant_id, "definition": sealed}
+    with db.begin(tenant_id=schedule.tenant_id) as connection:
+        row = _found(connection.execute(_REPLACE, row_values).mappings().one_or_none(), schedule.id)
+        actor, detail = values["api_key_id"], {"name": schedule.name}
+        record(connection, schedule.tenant_id, actor, "schedule.replaced", schedule.id, detail)
     return _schedule(row, db.seal)
 
 

@@ -3,7 +3,7 @@
 from headrace.cli.groups import Node, VerbsPart
 
 _SCHEDULES = Node(
-    "Schedules: list, create, show, pause, resume, delete.",
+    "Schedules: list, create, replace, show, pause, resume, delete.",
     "headrace.features.schedules.schedule_verbs:app",
     panel="Jobs",
 )

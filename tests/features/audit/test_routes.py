@@ -159,6 +159,12 @@ def schedule() -> dict[str, object]:
     return {"name": new_id("sched").replace("_", "-"), "cron": "0 7 * * *", "job": job}
 
 
+def replaced_schedule(caller: "Caller") -> httpx2.Response:
+    """Replace a schedule by one with the same name."""
+    body = schedule()
+    return caller.api.put(f"{SCHEDULES}/{caller.made(SCHEDULES, body)}", json=body)
+
+
 def tool() -> dict[str, object]:
     """Return a tool with a name of its own."""
     return {"name": new_id("tool"), "url": "https://tools.example.com/", "headers": {"Authorization": SECRET}}
@@ -176,6 +182,7 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         "schedule.resumed",
         lambda c: c.api.post(f"{SCHEDULES}/{c.made(SCHEDULES, schedule())}/resume"),
     ),
+    ("put", SCHEDULES + "/{schedule}"): ("schedule.replaced", replaced_schedule),
     ("delete", SCHEDULES + "/{schedule}"): (
         "schedule.deleted",
         lambda c: c.api.delete(f"{SCHEDULES}/{c.made(SCHEDULES, schedule())}"),

@@ -1,7 +1,9 @@
 """Schedules on a server with a scripted worker: runs, pauses, overlaps, outages, and a keeper that dies."""
 
 import json
+import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -9,17 +11,21 @@ import httpx2
 import pytest
 from openai import OpenAI
 from sqlalchemy import text
+from typer.testing import CliRunner
 
-from headrace.features.schedules.keeper import ScheduleKeeper
+from headrace.cli.tree import app
 from headrace.features.schedules.ticks import Missed, due_tick, following
 from headrace.store.db.database import Database
-from headrace.store.keeper import PartsFailed
-from tests.processes import wait_for
+from headrace.store.registry.models import ModelVersion
+from headrace.store.settings import Settings
+from tests.processes import StartProcess, wait_for
 from tests.producer_api.calling import CHAT, PROMPT, error_of
 from tests.producer_api.scripted_worker import ScriptedWorker
-from tests.producer_api.serving import ApiServer
+from tests.producer_api.serving import ApiServer, environment, start_api, url_of
 
 STEPS = {"steps": [{"name": "one", "model": "tiny", "input": {"prompt": "a"}, "sampling": {"max_tokens": 4}}]}
+
+OF_PIPELINE = {"pipeline": "digest", "input": {}}
 
 
 def create(api: httpx2.Client, **changes: Any) -> dict[str, Any]:
@@ -45,10 +51,12 @@ def runs(api: httpx2.Client, schedule: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("job", [PROMPT, STEPS], ids=["job", "steps"])
+@pytest.mark.parametrize("job", [PROMPT, STEPS, OF_PIPELINE], ids=["job", "steps", "pipeline"])
 def test_each_run_is_a_job_with_the_id_of_its_schedule(
     api: httpx2.Client, db: Database, worker: ScriptedWorker, job: dict[str, Any]
 ) -> None:
+    pipeline = {"name": "digest", "input_schema": {"type": "object"}, **STEPS}
+    assert api.post("/v1/pipelines", json=pipeline).status_code == 201
     made = create(api, job={**job, "metadata": {"k": "v"}})
     assert datetime.fromtimestamp(made["next_at"], ZoneInfo("Europe/Zurich")).hour == 6
     make_due(db)
@@ -94,25 +102,64 @@ def test_a_pause_begins_no_runs(api: httpx2.Client, db: Database) -> None:
     assert api.get("/v1/schedules").json()["data"] == []
 
 
-def test_a_keeper_that_dies_before_it_moves_on_makes_no_second_run(
-    api: httpx2.Client, db: Database, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_keeper_leaves_each_missed_tick_one_run(
+    settings: Settings, model: ModelVersion, key: str, db: Database, start_process: StartProcess
 ) -> None:
+    """The process dies when it has stored the second of three runs; another one takes over."""
+    dying = {"HEADRACE_ENVIRONMENT": "test", "HEADRACE_FAILPOINTS": "schedules.run_stored=kill@2"}
+    first = start_api(start_process, environment(settings, **dying))
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx2.Client(base_url=url_of(first), headers=headers, timeout=60) as api:
+        made = create(api, cron="0 * * * *", missed="all", overlap=True)
+    with db.begin() as connection:
+        due_at = "SELECT extract(epoch FROM date_trunc('hour', now()))::bigint"
+        hour = connection.execute(text(due_at)).scalar_one()
+        connection.execute(text("UPDATE schedules SET next_at = date_trunc('hour', now()) - interval '2 h'"))
+    assert first.wait_exit() == -signal.SIGKILL
+    second = start_api(start_process, environment(settings))
+    with httpx2.Client(base_url=url_of(second), headers=headers, timeout=60) as api:
+        wait_for(lambda: show(api)["next_at"] > hour)
+        ticks = sorted(int(one["metadata"]["scheduled_at"]) for one in runs(api, made))
+        assert (ticks, show(api)["num_runs"]) == ([hour - 7200, hour - 3600, hour], 3)
+
+
+def test_a_schedule_is_replaced_and_keeps_its_runs_and_its_pause(api: httpx2.Client, db: Database) -> None:
     made = create(api)
+    make_due(db)
+    run_id = wait_for(lambda: show(api)["last_run_id"])
+    body = {"name": "often", "cron": "30 7 * * *", "zone": "UTC", "job": PROMPT | {"priority": 9}}
+    changed = api.put("/v1/schedules/often", json=body).json()
+    assert (changed["id"], changed["last_run_id"], changed["job"]["priority"]) == (made["id"], run_id, 9)
+    assert datetime.fromtimestamp(changed["next_at"], UTC).strftime("%H:%M") == "07:30"
     api.post("/v1/schedules/often/pause")
-    keeper = ScheduleKeeper(server.runtime)
-    ((duty,),) = keeper.duties
+    assert api.put("/v1/schedules/often", json=body).json()["status"] == "paused"
+    for wrong, param in (({"name": "other"}, "name"), ({"cron": "61 * * * *"}, "cron")):
+        assert error_of(api.put("/v1/schedules/often", json=body | wrong))["param"] == param
 
-    def die(_name: str) -> None:
-        raise RuntimeError
 
-    with monkeypatch.context() as patch:
-        patch.setattr("headrace.features.schedules.keeper.failpoint", die)
-        make_due(db)
-        with pytest.raises(PartsFailed):
-            duty.run()
-    (first,) = runs(api, made)
-    duty.run()
-    assert (show(api)["last_run_id"], [one["id"] for one in runs(api, made)]) == (first["id"], [first["id"]])
+def test_the_commands(server: ApiServer, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_API_URL", server.url)
+    monkeypatch.setenv("HEADRACE_API_KEY", key)
+    file = tmp_path / "often.json"
+
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["schedules", *arguments])
+        assert done.exit_code == 0, done.exception
+        return done.output
+
+    def written(cron: str) -> str:
+        file.write_text(json.dumps({"name": "often", "cron": cron, "job": PROMPT}))
+        return str(file)
+
+    assert "often is sched_" in said("create", written("0 6 * * *"))
+    assert "07:15 UTC" in said("replace", written("15 7 * * *"))
+    assert json.loads(said("list", "--json"))[0]["cron"] == "15 7 * * *"
+    said("pause", "often")
+    assert "paused" in said("list")
+    assert "07:15 UTC" in said("resume", "often")
+    assert "15 7 * * *" in said("show", "often")
+    said("delete", "often")
+    assert "no schedules" in said("list")
 
 
 def test_a_refused_run_is_told_and_the_schedule_goes_on(api: httpx2.Client, db: Database) -> None:
