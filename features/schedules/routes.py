@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from headrace.features.batches.batch_routes import BatchRequest, new_batch
+from headrace.features.cheap_hours.hours import read_hours
 from headrace.features.schedules import schedules, ticks
 from headrace.features.schedules.keeper import read_job
 from headrace.features.schedules.schedules import Schedule
@@ -139,6 +140,8 @@ def _check(runtime: Runtime, principal: Principal, body: NewSchedule) -> dict[st
     kind, sent = ("job", body.job) if body.job is not None else ("batch", body.batch or {})
     if sent.get("start_after") not in (None, CHEAP):
         raise InvalidRequest("the schedule says when it starts: leave it out", param=f"{kind}.start_after")
+    if sent.get("start_after") == CHEAP:
+        read_hours(runtime.settings.cheap_hours).start(datetime.now(UTC), None)
     if len(sent.get("metadata") or {}) > _MOST_METADATA:
         raise InvalidRequest(f"runs of schedules have at most {_MOST_METADATA} texts", param=f"{kind}.metadata")
     try:

@@ -176,6 +176,7 @@ def test_a_refused_run_is_told_and_the_schedule_goes_on(api: httpx2.Client, db: 
         ({"cron": "0 0 30 2 *"}, "cron"),
         ({"zone": "Mars/Olympus"}, "zone"),
         ({"job": PROMPT | {"start_after": 1}}, "job.start_after"),
+        ({"job": PROMPT | {"start_after": "cheap"}}, "start_after"),
     ],
 )
 def test_what_could_never_run_is_refused(api: httpx2.Client, changes: dict[str, Any], param: str) -> None:
