@@ -66,6 +66,7 @@ FEATURES: tuple[str, ...] = (
     "predict",
     "recommend",
     "transcribe",
+    "speech",
 )
 """Every feature, in the order in which their parts run."""
 

@@ -139,8 +139,10 @@ class StreamEvent:
 
     @property
     def text(self) -> str:
-        """The next text of a ``job.delta``; all text that is still valid of a ``job.restarted``; else empty."""
-        return str(self.data["text"]) if self.name in {"job.delta", "job.restarted"} else ""
+        """The next text of a ``job.delta``; all text that is still valid of a ``job.restarted``; else empty. A delta of
+        sound has none, but ``data["audio"]``.
+        """
+        return str(self.data.get("text", "")) if self.name in {"job.delta", "job.restarted"} else ""
 
     @property
     def choice(self) -> int:

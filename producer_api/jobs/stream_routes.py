@@ -31,9 +31,10 @@ from headrace.producer_api.streaming.job_events import (
     logprob_formatter,
 )
 from headrace.store.errors import InvalidRequest
-from headrace.store.jobs.jobs import JobEvent
+from headrace.store.jobs.jobs import Job, JobEvent
 from headrace.store.streams.checkpoints import ChoiceMark
 from headrace.store.streams.stream_log import StreamCursor
+from headrace.store.tasks.registry import TASKS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DOCUMENTED)
 
@@ -67,6 +68,7 @@ async def stream_events(
     If a worker is lost, the next one continues the text. If it cannot, because not all sent deltas were saved,
     `job.restarted` gives the number of deltas that are still valid (`kept`) and their text.
     If the job requests logprobs, `job.delta` has those of its tokens, in the format of chat streams.
+    Of a task that makes sound `job.delta` has `audio` in place of the text: its next sentence, FLAC in base64.
     If the job has several answers, `job.delta` has the number of its `choice`, and the last one of a choice the
     `finish_reason`; its text may be empty. `job.restarted` has the valid texts by choice in `choices`.
     A job of several steps also has `step.started` and `step.finished`, with the step's `name` and `job_id`, and its
@@ -82,7 +84,7 @@ async def stream_events(
     await runtime.streams.enter(request)
     events = follow(runtime, job, after)
     return EventStream(
-        _encoded(events, runtime.settings.stream_ping_s, await logprob_formatter(runtime, job)),
+        _encoded(events, runtime.settings.stream_ping_s, await logprob_formatter(runtime, job), _delta_field(job)),
         while_open=runtime.metrics.streams_open.track_inprogress,
         headers={"X-Job-Id": job.id, "X-Model-Version": str(job.model_version)},
     )
@@ -97,18 +99,25 @@ def _cursor(text: str | None) -> StreamCursor | None:
         raise InvalidRequest(str(error), param="Last-Event-ID") from error
 
 
-async def _encoded(events: Events, ping_s: float, format_logprobs: FormatLogprobs | None) -> AsyncGenerator[bytes]:
+def _delta_field(job: Job) -> str:
+    task = TASKS.get(job.task)
+    return "text" if task is None else task.delta_field
+
+
+async def _encoded(
+    events: Events, ping_s: float, format_logprobs: FormatLogprobs | None, delta_field: str
+) -> AsyncGenerator[bytes]:
     heartbeat = Heartbeat(ping_s)
     async with aclosing(events):
         async for happened in events:
             if happened is not None:
                 heartbeat.beat()
-                yield _encode(happened, format_logprobs)
+                yield _encode(happened, format_logprobs, delta_field)
             elif heartbeat.is_due():
                 yield PING
 
 
-def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
+def _encode(happened: Event, format_logprobs: FormatLogprobs | None, delta_field: str) -> bytes:
     cursor = str(happened.cursor)
     match happened:
         case Queued(job=job):
@@ -117,10 +126,11 @@ def _encode(happened: Event, format_logprobs: FormatLogprobs | None) -> bytes:
             return event("job.started", cursor, {"attempt": attempt})
         case Restarted(attempt=attempt, kept=kept, text=text, choices=choices):
             texts = {"choices": {str(choice): one.text for choice, one in choices.items()}} if choices else {}
-            return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, "text": text, **texts})
+            known = {"text": text} if delta_field == "text" else {}
+            return event("job.restarted", cursor, {"attempt": attempt, "kept": kept, **known, **texts})
         case TextPiece(text=text, logprobs=logprobs, mark=mark):
             likely = {"logprobs": format_logprobs(logprobs)} if format_logprobs is not None and logprobs else {}
-            return event("job.delta", cursor, {"text": text, **_marked(mark), **likely})
+            return event("job.delta", cursor, {delta_field: text, **_marked(mark), **likely})
         case Progressed() | StepHappened():
             return event(*_beside(happened, cursor))
         case Ended(job=job):

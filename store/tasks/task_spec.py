@@ -36,6 +36,9 @@ class TaskSpec:
     has_sampling: bool = False
     """True if the model chooses tokens: such versions have sampling defaults, and may have weights of 8 bits."""
 
+    delta_field: str = "text"
+    """The name of a delta in `job.delta`. `text`: deltas are the text of the answer."""
+
     bulky_outputs: tuple[str, ...] = ()
     """Fields of the output that may be megabytes: lists of jobs leave them out, and big writes are divided."""
 
