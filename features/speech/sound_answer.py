@@ -40,7 +40,7 @@ class SoundAnswer:
                 match event:
                     case None:
                         yield b""
-                    case TextPiece(cursor=cursor, text=text) if cursor.seq == self._num_pieces + 1:
+                    case TextPiece(cursor=cursor, text=text) if self._is_next(cursor.seq):
                         self._num_pieces += 1
                         pcm = await run_in_threadpool(of_delta, text, self._rate)
                         self._num_samples += num_samples(pcm)
@@ -51,6 +51,12 @@ class SoundAnswer:
                         yield await run_in_threadpool(self._rest, job, stream)
                     case _:
                         pass
+
+    def _is_next(self, number: int) -> bool:
+        """Return True if the piece of this number is to be sent. A FLAC file comes whole, because its header has its
+        length, without which some readers do not read it.
+        """
+        return self._kind is not SoundFormat.FLAC and number == self._num_pieces + 1
 
     def _rest(self, job: Job, stream: SoundStream) -> bytes:
         """Return what was not sent yet. Blocks."""
