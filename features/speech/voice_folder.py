@@ -15,7 +15,7 @@ Rate = Annotated[int, Field(ge=8000, le=48_000)]
 
 
 class KokoroConfig(Strict):
-    """The ``config.json`` of a folder with Kokoro, beside ``model.onnx`` and ``voices.npz``.
+    """The ``config.json`` of a folder with Kokoro, beside ``model.onnx`` and ``voices.safetensors``.
 
     ``vocab``: the number of each phoneme.
     """

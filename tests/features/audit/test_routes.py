@@ -396,6 +396,7 @@ OWN_WORK = {
     ("post", "/v1/tasks/call_tool"): _JOBS,
     ("post", "/v1/classify"): _JOBS,
     ("post", "/v1/token_classify"): _JOBS,
+    ("post", "/v1/audio/speech"): _JOBS,
     ("post", "/v1/audio/transcriptions"): _JOBS,
     ("post", "/v1/score"): _JOBS,
     ("post", "/v1/responses"): _JOBS,

@@ -20,6 +20,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "/v1/images/zero_shot": {"model": "m", "images": [SERVER], "candidate_labels": ["a", "b"]},
     "/v1/tabular/predictions": {"model": "m", "rows": [ROW]},
     "/v1/recommendations": {"model": "m", "history": [{"id": "i"}]},
+    "/v1/audio/speech": {"model": "m", "input": "hi"},
     "/v1/audio/transcriptions": {"model": "m", "file_id": "file-1"},
 }
 

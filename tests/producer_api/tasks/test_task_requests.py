@@ -163,6 +163,11 @@ JOBS_OF_EVERY_FIELD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"task": "recommend", "input": {"features": {"age": 3}}, "filter": {}, "top_k": 10, "exclude_history": True},
     ),
     (
+        "audio/speech",
+        {"voice": "low", "response_format": "opus", "speed": 2, "stream_format": "sse", "instructions": ""},
+        {"task": "speech", "input": {"text": "hi"}, "voice": "low", "response_format": "opus", "speed": 2.0},
+    ),
+    (
         "audio/transcriptions",
         {"language": "en", "temperature": 0, "chunking_strategy": "auto"},
         {"task": "transcribe", "input": {"file_id": "file-1"}, "language": "en"},
