@@ -21,6 +21,7 @@ from headrace.features.speech.fake_voice import FakeVoice
 from headrace.features.speech.inputs import settings_for
 from headrace.features.speech.saying import PIECE_TOKENS, Saying, Telling, Voice, VoiceEncoder
 from headrace.features.speech.sentences import pieces_of
+from headrace.features.speech.server_voice import ServerVoice
 from headrace.features.speech.sound import as_delta, encoded, num_samples, of_delta, silence
 from headrace.features.speech.task import MEDIA_TYPES, SPEECH, SpeechOutput, SpeechPayload
 from headrace.features.speech.voice_folder import KokoroConfig, ServerConfig, VoiceSettings, read_voice
@@ -315,7 +316,7 @@ def _load_voice(version: ModelVersion, settings: Settings) -> tuple[Voice, bool]
     folder = checked_folder(version)
     config = read_voice((folder / "config.json").read_bytes())
     if isinstance(config, ServerConfig):
-        raise CannotLoadHere("this version of Headrace asks no server of speech")
+        return ServerVoice(config, settings), True
     return _load_kokoro(folder, config, settings), False
 
 

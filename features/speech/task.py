@@ -94,7 +94,6 @@ PART = SPEECH = TaskSpec(
                 "task": "speech",
                 "model": "kokoro",
                 "input": {"text": "こんにちは。今日はとても良い天気です。"},
-                "voice": "jf_alpha",
                 "response_format": "mp3",
             },
         },

@@ -4,8 +4,11 @@ import base64
 import io
 import json
 import signal
+import threading
 from collections.abc import Iterator
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx2
 import numpy as np
@@ -204,3 +207,53 @@ def test_pieces_are_bounded_and_lose_nothing_that_is_said() -> None:
         assert all(len(piece) <= 200 for piece in pieces)
         assert [char for char in "".join(pieces) if char.isalnum()] == [char for char in text if char.isalnum()]
     assert len(pieces_of(TEXT)) == NUM_PIECES
+
+
+class SpeechServer(BaseHTTPRequestHandler):
+    """OpenAI's URL: so many samples of one value as the text is long. The second answer fails."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.asked.append({"path": self.path, **body})
+        is_bad = len(self.asked) == 2
+        content = b"" if is_bad else np.full(len(body["input"]), 300, "<i2").tobytes()
+        self.send_response(503 if is_bad else 200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_args: object) -> None:
+        """Be quiet."""
+
+
+def test_a_server_of_speech_is_asked_for_each_piece(
+    bench: Bench, key: str, api: httpx2.Client, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """What was heard before the server failed is not asked for again."""
+    SpeechServer.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SpeechServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = {"model_type": "speech-server", "url": f"http://127.0.0.1:{server.server_port}", "model": "theirs"}
+    folder = tmp_path / "voice"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**config, "voices": ["ann", "bob"]}))
+    register(bench.db, "remote", str(folder), "auto", actor="tests")
+    start_worker(model="remote")
+    job_id = submit(api, model="remote", voice="bob", response_format="wav")
+    (job,) = bench.wait_ended([job_id])
+    server.shutdown()
+    server.server_close()
+    assert job.state is JobState.SUCCEEDED, job.error
+    pieces = pieces_of(TEXT)
+    asked = [one["input"] for one in SpeechServer.asked]
+    assert asked == [pieces[0], pieces[1], *pieces[1:]]
+    first = SpeechServer.asked[0]
+    assert (first["path"], first["model"], first["voice"], first["response_format"]) == (
+        "/v1/audio/speech",
+        "theirs",
+        "bob",
+        "pcm",
+    )
+    assert samples_of(file_of(api, job_id)[1]).max() == 300

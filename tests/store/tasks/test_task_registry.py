@@ -49,7 +49,6 @@ SHOWN_TASKS = {
     "predict": ("tabular", "fake-tabular", ("/v1/tabular/predictions",), (), ("predictions",), False),
     "recommend": ("recommender", "fake-recommender", ("/v1/recommendations",), (), ("items",), False),
     "transcribe": ("transcriber", "fake-transcriber", ("/v1/audio/transcriptions",), (), ("segments",), False),
-    "speech": ("voice", "fake-voice", ("/v1/audio/speech",), (), (), False),
     "call_tool": ("own:call_tool", "own:call_tool:without-files", ("/v1/tasks/call_tool",), (), (), False),
 }
 
