@@ -27,6 +27,13 @@ from headrace.tasks import Task
 from tests.prompts.tasks.test_prepared import Model
 from tests.refusals import Naming
 
+PIPELINE_FILES = (
+    "model_index.json",
+    "generation_defaults.json",
+    "vae/config.json",
+    "unet/config.json",
+    "transformer/config.json",
+)
 SENTENCE_FILES = (
     "preprocessor_config.json",
     "modules.json",
@@ -44,6 +51,7 @@ def test_the_files_of_each_task_are_stored() -> None:
         "recommend": ("items.jsonl",),
         "transcribe": ("preprocessor_config.json",),
         "image_classify": ("preprocessor_config.json",),
+        "image_generate": PIPELINE_FILES,
         "embed": SENTENCE_FILES,
     }
     assert {name: one.folder_weights for name, one in TASK_INPUTS.items() if one.folder_weights} == {
@@ -58,7 +66,12 @@ def test_tasks_of_texts_have_a_tokenizer_and_their_own_window() -> None:
     assert without == {"predict", "recommend", "image_classify"}
     assert not ours["embed"].has_tokenizer({"model_type": "vit"})
     assert ours["embed"].has_tokenizer({"model_type": "clip"})
-    assert {name for name, one in ours.items() if one.folder_window is None} == {"image_zero_shot", "score", "generate"}
+    assert {name for name, one in ours.items() if one.folder_window is None} == {
+        "image_zero_shot",
+        "image_edit",
+        "score",
+        "generate",
+    }
     assert {name for name, one in ours.items() if one.is_folder({"model_type": "?"})} == {"generate"}
 
 
