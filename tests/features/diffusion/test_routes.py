@@ -1,4 +1,4 @@
-"""OpenAI's images API on the version without weights: what is refused before a job is stored, and the forms of answers."""
+"""OpenAI's images API on the version without weights: what is refused before a job is stored, the forms of answers."""
 
 import base64
 import struct
@@ -138,7 +138,9 @@ def test_answers_have_bytes_or_links_and_a_damaged_picture_fails_its_job_alone(
     failed = api.post(EDITS, data=data, files={"image": ("cut.png", cut, "image/png")}).json()["error"]
     assert "damaged or cut off" in failed["message"]
     line = {"custom_id": "1", "method": "POST", "url": URL, "body": order | {"response_format": "url"}}
-    sent = api.post("/v1/files", data={"purpose": "batch"}, files={"file": ("b", httpx2.Response(200, json=line).content)})
+    sent = api.post(
+        "/v1/files", data={"purpose": "batch"}, files={"file": ("b", httpx2.Response(200, json=line).content)}
+    )
     batch = {"input_file_id": sent.json()["id"], "endpoint": URL, "completion_window": "24h"}
     assert api.post("/v1/batches", json=batch).status_code == 200
     assert worker.exit_code is None
