@@ -6,7 +6,7 @@ state that it leaves. All ages and deadlines are counted by the database's clock
 """
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -165,7 +165,7 @@ class SweepResult:
     """Numbers of jobs of dead workers: requeued, failed without attempts left, cancelled on request.
 
     ``ended``: the ids of the failed and cancelled jobs. The caller must end their streams. ``traced``: the lost
-    attempts of traced jobs.
+    attempts of traced jobs. ``lost``: of each job of a dead worker its id, the worker and the new state.
     """
 
     requeued: int
@@ -173,6 +173,7 @@ class SweepResult:
     cancelled: int
     ended: tuple[str, ...] = ()
     traced: tuple[LostAttempt, ...] = ()
+    lost: tuple[tuple[str, str, JobState], ...] = field(default=(), compare=False)
 
     @property
     def num_jobs(self) -> int:
@@ -201,6 +202,7 @@ def sweep_leases(db: Database, limit: int = 500, *, blame: bool = True) -> Sweep
         cancelled=states.count(JobState.CANCELLED),
         ended=ended,
         traced=tuple(_lost(row) for row in rows if row.traceparent and row.started_at),
+        lost=tuple((row.id, row.worker, JobState(row.state)) for row in rows if row.worker),
     )
 
 

@@ -33,6 +33,14 @@ from headrace.store.settings import Settings
 TASK = "headrace.run"
 
 _PUBLISH_TIMEOUT_S = 1.0
+BRIEFLY: dict[str, Any] = {
+    "socket_timeout": _PUBLISH_TIMEOUT_S,
+    "socket_connect_timeout": _PUBLISH_TIMEOUT_S,
+    # kombu would otherwise try to open the channel for ever.
+    "max_retries": 0,
+    "connect_retries_timeout": _PUBLISH_TIMEOUT_S,
+}
+"""Options of a connection that gives up soon while Redis is away."""
 _PAUSE_AFTER_FAILURE_S = 1.0
 # kombu's priority of the hints in the fast lane. The lowest number is taken first.
 _FAST_LANE = -1
@@ -193,15 +201,7 @@ class HintPublisher:
 
     def _connected(self) -> Any:
         if self._producer is None:
-            connection = self._app.connection_for_write(
-                transport_options={
-                    "socket_timeout": _PUBLISH_TIMEOUT_S,
-                    "socket_connect_timeout": _PUBLISH_TIMEOUT_S,
-                    # kombu would otherwise try to open the channel for ever.
-                    "max_retries": 0,
-                    "connect_retries_timeout": _PUBLISH_TIMEOUT_S,
-                }
-            )
+            connection = self._app.connection_for_write(transport_options=BRIEFLY)
             self._producer = self._app.amqp.Producer(connection, auto_declare=False)
         return self._producer
 

@@ -9,7 +9,9 @@ import pytest
 
 from headrace.store.jobs import jobs
 from headrace.store.redis.celery_queue import celery_app
+from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
+from headrace.workers.dispatcher.lost_attempts import LostAttemptEvents
 from tests.processes import wait_for
 from tests.workers.conftest import Bench, StartWorker
 
@@ -65,3 +67,27 @@ def test_jobs_taken_from_postgres_are_reported_with_their_ends(
     assert [event["type"] for event in heard[bad]] == ["task-received", "task-started", "task-failed"]
     assert heard[bad][2]["exception"] == "JobFailed('context_length_exceeded')"
     assert heard[good][0]["name"] == "generate:fake@1"
+
+
+def test_the_end_of_a_dead_workers_attempt_is_told_by_the_sweep(
+    settings: Settings, heard: dict[str, list[dict[str, Any]]]
+) -> None:
+    app = celery_app(settings)
+    lost = [
+        ("job_again", "fake-7@host:7:boot", JobState.QUEUED),
+        ("job_failed", "fake-7@host:7:boot", JobState.FAILED),
+        ("job_cancelled", "fake-7@host:7:boot", JobState.CANCELLED),
+    ]
+
+    def are_heard() -> bool:
+        LostAttemptEvents(app).send(lost)  # until the receiver listens
+        return len(heard) == len(lost)
+
+    wait_for(are_heard, lambda: str(dict(heard)))
+    told = {job_id: (events[0]["type"], events[0]["hostname"]) for job_id, events in heard.items()}
+    assert told == {
+        "job_again": ("task-retried", "fake-7@host"),
+        "job_failed": ("task-failed", "fake-7@host"),
+        "job_cancelled": ("task-revoked", "fake-7@host"),
+    }
+    app.close()

@@ -26,6 +26,7 @@ from headrace.store.jobs import sweeps
 from headrace.store.keeper import Duty, Keeper
 from headrace.store.logs import configure_logging
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.redis.celery_queue import celery_app
 from headrace.store.redis.connection import connect
 from headrace.store.scheduling.work_probe import PendingWork, WorkProbe
 from headrace.store.settings import Settings, load_settings, require_services
@@ -36,6 +37,7 @@ from headrace.store.tracing.tracing import OFF, Tracing, open_tracing
 from headrace.workers.dispatcher.autoscaler import Autoscaler
 from headrace.workers.dispatcher.dispatcher_part import DispatcherContext, DispatcherPart
 from headrace.workers.dispatcher.job_sweeper import JobSweeper, OutageGrace
+from headrace.workers.dispatcher.lost_attempts import LostAttemptEvents
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
 from headrace.workers.dispatcher.queue_stats import QueueStats
 from headrace.workers.dispatcher.ready_window import ReadyWindow
@@ -81,7 +83,13 @@ class Dispatcher:
         )
         self._outage_grace = OutageGrace(settings.lease_s, settings.sweep_s, time.monotonic())
         self.sweeper = JobSweeper(
-            self._db, streams, self._outage_grace, self.metrics, lease_s=settings.lease_s, tracing=tracing
+            self._db,
+            streams,
+            self._outage_grace,
+            self.metrics,
+            lease_s=settings.lease_s,
+            tracing=tracing,
+            report_lost=LostAttemptEvents(celery_app(settings)).send,
         )
         self._stopping = threading.Event()
         self.heartbeat = LoopHeartbeat(_LONGEST_TURN_S)

@@ -1,7 +1,7 @@
 """The duties that end, requeue or free jobs: leases, deadlines, rejected versions, answers of the cache."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -10,9 +10,10 @@ from headrace.store.errors import Unavailable
 from headrace.store.jobs import sweeps
 from headrace.store.jobs.sweeps import LostAttempt
 from headrace.store.metrics.dispatcher_metrics import DispatcherMetrics
+from headrace.store.schema.job_states import JobState
 from headrace.store.streams.stream_log import StreamPublisher
 from headrace.store.tracing.tracing import OFF, Tracing, read_traceparent
-from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
+from headrace.workers.dispatcher.lost_attempts import lost_attempt_spans
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,10 @@ class OutageGrace:
 
 
 class JobSweeper:
-    """Sweeps expired leases and passed deadlines. ``streams`` ends open streams of the jobs that ended."""
+    """Sweeps expired leases and passed deadlines. ``streams`` ends open streams of the jobs that ended.
+
+    ``report_lost`` gets what ``SweepResult.lost`` has; it must not raise.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class JobSweeper:
         *,
         lease_s: float,
         tracing: Tracing = OFF,
+        report_lost: Callable[[Iterable[tuple[str, str, JobState]]], None] = lambda _lost: None,
     ) -> None:
         self._db = db
         self._streams = streams
@@ -68,6 +73,7 @@ class JobSweeper:
         self._metrics = metrics
         self._lease_s = lease_s
         self._tracing = tracing
+        self._report_lost = report_lost
 
     def sweep_leases(self) -> bool:
         """Requeue jobs with expired leases, in batches; return whether there may be more."""
@@ -88,6 +94,8 @@ class JobSweeper:
                 self._metrics.leases_expired.labels(outcome).inc(num_jobs)
             log.info("dispatcher.leases_swept", blamed=blame, **counts)
         self.nudge(swept.ended)
+        if swept.lost:
+            self._report_lost(swept.lost)
         return swept.num_jobs >= SWEEP_ROWS
 
     def _record(self, lost: Iterable[LostAttempt]) -> None:

@@ -21,7 +21,7 @@ from headrace.store.tracing.tracing import SpanKind, TraceContext, TraceSpan, Tr
 from headrace.workers.dispatcher import queue_gauges
 from headrace.workers.dispatcher.autoscaler import WorkerMeter, waiting
 from headrace.workers.dispatcher.job_sweeper import SWEEP_ROWS, JobSweeper, OutageGrace
-from headrace.workers.dispatcher.lost_attempt_spans import lost_attempt_spans
+from headrace.workers.dispatcher.lost_attempts import lost_attempt_spans
 from headrace.workers.dispatcher.queue_gauges import QueueMeasurement
 from headrace.workers.dispatcher.queue_stats import QueueStats
 
