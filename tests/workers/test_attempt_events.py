@@ -21,26 +21,19 @@ def heard(settings: Settings) -> Iterator[dict[str, list[dict[str, Any]]]]:
     """The events of each task, as a receiver hears them."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     app = celery_app(settings)
-    stopped = threading.Event()
 
     def note(event: dict[str, Any]) -> None:
         if "uuid" in event:
             found[event["uuid"]].append(event)
 
-    def listen() -> None:
-        with app.connection_for_read() as connection:
-            receiver = app.events.Receiver(connection, handlers={"*": note})
-            while not stopped.is_set():
-                try:
-                    receiver.capture(limit=None, timeout=0.5, wakeup=False)
-                except TimeoutError:
-                    continue
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    yield found
-    stopped.set()
-    thread.join(30)
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": note})
+        # Without a time-out: a receiver that begins anew misses what is sent meanwhile.
+        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False}, daemon=True)
+        thread.start()
+        yield found
+        receiver.should_stop = True
+        thread.join(30)
     app.close()
 
 
