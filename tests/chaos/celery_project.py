@@ -5,8 +5,6 @@ of Headrace, the dispatcher, Redis and Postgres are killed in turn. Each chain m
 """
 
 import argparse
-import os
-import signal
 import sqlite3
 import sys
 import time
@@ -17,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-from headrace.store.child_process import Child, Command, descendants
+from headrace.store.child_process import Child, Command
 from headrace.store.settings import child_environment
 from tests.chaos.cluster import ROOT, Cluster, Member, Shape, running_cluster
 
@@ -94,20 +92,6 @@ class _Project:
         return found
 
 
-def _kill(cluster: Cluster, name: str) -> None:
-    if name in {"postgres", "redis"}:
-        pids = cluster.server_pids(name)[:1]
-    else:
-        pid = cluster.find(name).pid
-        pids = [pid, *sorted(descendants(pid))]
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    cluster.journal.write("kill", name=name)
-
-
 def run(
     num_chains: int, *, kills: int, kill_every_s: float, timeout_s: float, keep_logs: Path | None = None
 ) -> Outcome:
@@ -125,7 +109,7 @@ def run(
             cluster.tend()
             if time.monotonic() >= kill_at and sum(outcome.kills.values()) < kills:
                 name = next(kinds)
-                _kill(cluster, name)
+                cluster.kill(name)
                 outcome.kills[name] = outcome.kills.get(name, 0) + 1
                 kill_at = time.monotonic() + kill_every_s
             time.sleep(0.05)

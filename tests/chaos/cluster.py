@@ -58,7 +58,7 @@ SHORT_TIMES = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Numbers of processes, and settings that differ from the defaults."""
+    """Numbers of processes, and settings that differ from the defaults. ``path``: PYTHONPATH of all of them."""
 
     apis: int = 2
     workers: int = 2
@@ -66,6 +66,7 @@ class Shape:
     settings: Mapping[str, str] = field(default_factory=lambda: SHORT_TIMES)
     has_marks: bool = True
     has_private_mounts: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,8 @@ class Cluster:
             "HEADRACE_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
             "PYTHONUNBUFFERED": "1",
         }
+        if self.shape.path:
+            env["PYTHONPATH"] = self.shape.path
         if kind == "api":
             env["HEADRACE_API_PORT"] = str(port)
         if kind == "worker":
@@ -325,6 +328,18 @@ class Cluster:
         member.child.send(number)
         self.journal.write("signal", member=member.kind, name=member.name, pid=member.child.pid, signal=number.name)
         return True
+
+    def kill(self, name: str) -> None:
+        """Kill a member with its children, or the server ``postgres`` or ``redis``; ``tend`` starts it again."""
+        if name in {"postgres", "redis"}:
+            pids = self.server_pids(name)[:1]
+        else:
+            pid = self.find(name).pid
+            pids = [pid, *sorted(descendants(pid))]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.journal.write("kill", name=name)
 
     def server_pids(self, name: str) -> list[int]:
         """The server's process and everything below it."""
