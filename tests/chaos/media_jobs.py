@@ -46,7 +46,7 @@ SELECT job_id, count(*) AS times FROM job_events
 WHERE kind IN ('succeeded', 'failed', 'cancelled', 'expired') GROUP BY job_id
 """)
 _ROWS = text("""
-SELECT files.digest, jobs.state FROM files LEFT JOIN jobs ON jobs.id = files.result_of WHERE files.deleted_at IS NULL
+SELECT files.digest, jobs.state FROM files LEFT JOIN jobs ON jobs.id = files.result_of
 """)
 
 
@@ -77,9 +77,10 @@ class Outcome:
         killed = ", ".join(f"{name} {times}" for name, times in sorted(self.kills.items()))
         ended = ", ".join(f"{state} {times}" for state, times in sorted(self.states.items()))
         return (
-            f"{self.sent} jobs in {self.took_s:.0f} s: {ended}; lost {len(self.lost)}, ended twice {len(self.doubled)}, "
-            f"with other bytes {len(self.differing)}, files without a job {len(self.orphans)} after {self.collected} "
-            f"were collected\n{self.attempts} attempts, {self.resumed} jobs went on from a saved state\nkilled: {killed}"
+            f"{self.sent} jobs in {self.took_s:.0f} s: {ended}; lost {len(self.lost)}, ended twice {len(self.doubled)}"
+            f", with other bytes {len(self.differing)}, files without a job {len(self.orphans)} after {self.collected} "
+            f"were collected\n{self.attempts} attempts, {self.resumed} jobs went on from a saved state"
+            f"\nkilled: {killed}"
         )
 
 
