@@ -72,6 +72,7 @@ class InFlightAttempts:
         self._attempts: dict[str, Attempt] = {}
         self._renewed_at: dict[str, float] = {}
         self._settling: set[str] = set()
+        self._cancelled: set[str] = set()
         self._closed = False
         self._changed = threading.Condition(self._lock)
 
@@ -87,12 +88,26 @@ class InFlightAttempts:
             self._attempts[attempt.job_id] = attempt
             self._renewed_at[attempt.job_id] = attempt.claimed_at
             self._settling.discard(attempt.job_id)
+            self._cancelled.discard(attempt.job_id)
             return True
 
     def get(self, job_id: str) -> Attempt | None:
         """Return the attempt of a job, if it is in flight."""
         with self._lock:
             return self._attempts.get(job_id)
+
+    def cancel(self, job_id: str) -> Attempt | None:
+        """Note that the attempt of a job is cancelled, and return it; None if it is not in flight."""
+        with self._lock:
+            attempt = self._attempts.get(job_id)
+            if attempt is not None:
+                self._cancelled.add(job_id)
+            return attempt
+
+    def is_cancelled(self, attempt: Attempt) -> bool:
+        """Return True for an attempt in the table that is cancelled."""
+        with self._lock:
+            return attempt.job_id in self._cancelled and self._attempts.get(attempt.job_id) is attempt
 
     def all(self) -> list[Attempt]:
         """Return every attempt in flight."""
@@ -172,4 +187,5 @@ class InFlightAttempts:
         del self._attempts[job_id]
         self._renewed_at.pop(job_id, None)
         self._settling.discard(job_id)
+        self._cancelled.discard(job_id)
         self._changed.notify_all()

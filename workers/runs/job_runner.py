@@ -74,7 +74,7 @@ class EngineClient(Generic[RequestT, ResultT]):
         submitted_at = time.monotonic()
         future = self._engine.submit(request)
         self._admission.entered(num_prompt, max_tokens)
-        self._cancel_if_lost(attempt)
+        self._cancel_if_over(attempt)
         try:
             result = future.result()
         finally:
@@ -110,7 +110,7 @@ class EngineClient(Generic[RequestT, ResultT]):
                 while waiting and len(running) < self._admission.choices_at_once:
                     position, request = waiting.popleft()
                     running[self._submitted(request, position, on_result)] = position
-                    self._cancel_if_lost(attempt)
+                    self._cancel_if_over(attempt)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     position = running.pop(future)
                     if (error := future.exception()) is not None:
@@ -150,17 +150,21 @@ class EngineClient(Generic[RequestT, ResultT]):
             outcome_of.set_exception(error)
         return outcome_of
 
-    def _cancel_if_lost(self, attempt: Attempt) -> None:
+    def _cancel_if_over(self, attempt: Attempt) -> None:
         if self._in_flight.is_closed or not self._in_flight.owns(attempt):
             # The attempt was lost or handed back before its request was in the engine, so nothing has cancelled it.
             self._engine.cancel(attempt.id, FinishReason.HANDED_BACK)
+        elif self._in_flight.is_cancelled(attempt):
+            # While no request of the attempt was in the engine, or one that had ended already.
+            self._engine.cancel(attempt.id, FinishReason.CANCELLED)
 
     def check(self, request: RequestT) -> None:
         """Raise as ``Engine.check``."""
         self._engine.check(request)
 
     def cancel(self, attempt: Attempt) -> None:
-        """Cancel the attempt's request."""
+        """Cancel the attempt: its request in the engine, and those that it submits later."""
+        self._in_flight.cancel(attempt.job_id)
         self._engine.cancel(attempt.id, FinishReason.CANCELLED)
 
 

@@ -44,7 +44,7 @@ class LeaseKeeper(Periodic):
 
     def cancel(self, job_id: str) -> None:
         """Stop a job that its owner has cancelled, if it is in flight here."""
-        attempt = self._in_flight.get(job_id)
+        attempt = self._in_flight.cancel(job_id)
         if attempt is not None and self._engine.cancel(attempt.id, FinishReason.CANCELLED):
             log.info("cancel_passed_on", job_id=job_id)
 

@@ -59,6 +59,7 @@ class Stand:
     other: httpx2.Client
     paused: threading.Event
     passes: list[Callable[[], None]]
+    revoke: Callable[[str], None]
 
     def upload(self, content: bytes, api: httpx2.Client | None = None) -> str:
         made = (api or self.api).post("/v1/files", files={"file": ("a.wav", content)}, data={"purpose": "user_data"})
@@ -104,7 +105,7 @@ def stand(db: Database, settings: Settings) -> Iterator[Stand]:
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
         with OpenAI(base_url=f"{server.url}/v1", api_key=keys[0], max_retries=0, timeout=60) as openai:
-            yield Stand(clients[0], openai, db, tenants[0], clients[1], paused, passes)
+            yield Stand(clients[0], openai, db, tenants[0], clients[1], paused, passes, runtime.revoke)
         stopped.set()
         worker.join()
         runtime.stop()
@@ -352,6 +353,15 @@ def test_what_a_policy_may_take_out_is_not_kept_for_the_next_attempt(stand: Stan
     stand.paused.clear()
     output = stand.api.get(f"/v1/jobs/{job_id}?wait=30").json()["output"]
     assert ("20500 ms" in output["text"], "21500 ms" in output["text"]) == (False, True)
+
+
+def test_a_cancel_in_the_last_pass_of_a_window_ends_the_job(stand: Stand) -> None:
+    file_id = stand.upload(audio_file(spoken([20, 20, 20], RATE, pause_s=1), kind="FLAC"))
+    stand.passes[:] = [lambda: stand.revoke(stand.jobs()[0].id)]
+    body = {"task": "transcribe", "model": "ears", "input": {"file_id": file_id}}
+    job_id = stand.api.post("/v1/jobs", json=body).json()["id"]
+    ended = stand.api.get(f"/v1/jobs/{job_id}?wait=30").json()
+    assert (ended["status"], stand.passes) == ("cancelled", [])
 
 
 def test_what_only_the_worker_finds_fails_one_job(stand: Stand) -> None:
