@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -35,8 +36,9 @@ def upgrade(db: Database, revision: str = "head") -> str | None:
 
     A revision is applied completely, or can be repeated if it has steps of ``migrations.online``. Raises Unavailable if
     Postgres does not answer, or if a lock was not available in time; earlier revisions stay applied. Raises
-    SettingsError, and changes nothing, if this version does not know the revision of the schema.
+    SettingsError, and changes nothing, if this version does not know the revision of the schema, or behind a pooler.
     """
+    _refuse_pooler(db)
     with _our_turn(db):
         with db.begin() as connection:
             before = current(connection)
@@ -69,6 +71,14 @@ def history(db: Database) -> list[str]:
         at = current(connection) or ""
     scripts = reversed(list(_scripts().walk_revisions()))
     return [f"{s.revision}  {'applied' if s.revision <= at else 'missing'}  {s.doc}" for s in scripts]
+
+
+def _refuse_pooler(db: Database) -> None:
+    """Raise SettingsError if the session is not the client's own: its lock and limits would be left to others."""
+    with db.autocommit() as connection:
+        driver: Any = connection.connection.driver_connection
+        if driver.info.backend_pid != connection.execute(text("SELECT pg_backend_pid()")).scalar_one():
+            raise SettingsError("DATABASE_URL: migrations cannot go through a pooler: give the address of Postgres")
 
 
 def _refuse_unknown(found: str | None) -> None:

@@ -16,7 +16,7 @@ from headrace.producer_api.server.health import OK, Health
 from headrace.producer_api.server.http_server import server_config
 from headrace.store import failpoints, interpreter
 from headrace.store.calls.addresses import parse_networks
-from headrace.store.db.database import Database
+from headrace.store.db.database import Database, parse_url
 from headrace.store.db.roles import API, is_bound
 from headrace.store.db.seal_part import check_seal, open_seal
 from headrace.store.db.tls import check_transport
@@ -109,6 +109,9 @@ def _check_database(settings: Settings) -> None:
 
     With ``HEADRACE_ROW_SECURITY=off`` such a user is only a warning.
     """
+    lists_url = settings.lists_database_url
+    if lists_url and parse_url(lists_url).username != parse_url(settings.database_url).username:
+        raise SettingsError("HEADRACE_LISTS_DATABASE_URL: give it the user of DATABASE_URL, whom row security binds")
     seal = open_seal(settings)
     db = Database(settings.database_url, pool_size=1, application_name="headrace-api-start", seal=seal)
     try:

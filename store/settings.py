@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     max_wait_s: float = Field(60.0, ge=0)
     sync_timeout_s: float = Field(300.0, gt=0)
     stream_ping_s: float = Field(15.0, gt=0)
+    # Where lists and the console read, such as a replica, as the user of DATABASE_URL; empty: DATABASE_URL.
+    lists_database_url: str = Field("", repr=False)
     # Postgres gives up on the query of a list that takes longer.
     list_timeout_s: float = Field(2.0, gt=0)
 

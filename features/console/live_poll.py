@@ -149,13 +149,13 @@ class LivePoll(ApiWork):
 
     def _read_hosts(self, missing: list[str]) -> list[HostReport]:
         try:
-            return read_hosts(self._runtime.db)
+            return read_hosts(self._runtime.lists.db)
         except HeadraceError:
             missing.append("postgres")
             return []
 
     def _read_queues(self, audience: Audience, hosts: Sequence[HostReport], missing: list[str]) -> list[LiveQueue]:
-        db, sees_all = self._runtime.db, audience is None
+        db, sees_all = self._runtime.lists.db, audience is None
         try:
             found = backlog.read_backlog(db)
             views = queues.view_queues(db, found, tenant_id=audience)

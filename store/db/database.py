@@ -112,8 +112,7 @@ class Database:
     def autocommit(self, *, tenant_id: str | None = None, tenant_ids: Collection[str] = ()) -> Iterator[Connection]:
         """Hold a connection on which each statement commits by itself: one round trip instead of three.
 
-        For single statements, and for the state of a session such as an advisory lock. Tenants and errors: see
-        ``begin``.
+        For single statements. Tenants and errors: see ``begin``.
         """
         with _translated_errors(), self._connect() as connection:
             speaking = connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -121,7 +120,10 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Hold a connection; the block begins and ends its transactions, as migrations do. Errors: see ``begin``."""
+        """Hold a connection; the block begins and ends its transactions, as migrations and leaders do.
+
+        Errors: see ``begin``.
+        """
         with _translated_errors(), self._connect() as connection:
             yield connection
 

@@ -1,7 +1,9 @@
 """Leader election: the process with an advisory lock of Postgres is the leader.
 
-The lock belongs to a connection of its own, so it is free when the process or its connection dies. The connection of a
-stopped process stays open; so the server ends the session of a leader that was silent for ``SILENCE_S``. A leader that
+The lock belongs to a transaction that stays open while the process leads. So it is free when the process or its
+connection dies, and it also holds behind a pooler that gives a server's session to another client after each
+transaction. Between its statements the transaction has no snapshot and so keeps no row from being vacuumed. The
+connection of a stopped process stays open; so the server ends a leader that was silent for ``SILENCE_S``. A leader that
 lost its lock may still finish a piece of work, so all work of leaders must be safe with two leaders at once.
 """
 
@@ -20,21 +22,18 @@ SILENCE_S = 15.0
 
 CHECK_S = 1.0
 
-# Find out whether this session holds the lock.
-_HOLDS = text("""
-SELECT EXISTS (
-    SELECT FROM pg_locks
-    WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND objsubid = 1
-        AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = :key)
+# Take the lock if it is free; the server bears so much silence in this transaction.
+_TRY = text("""
+SELECT pg_try_advisory_xact_lock(:key) AS is_held,
+    set_config('idle_in_transaction_session_timeout', :silence, true) AS silence
 """)
 
 
 class Leadership:
     """The held lock. For one thread, which must call ``check`` more often than every ``SILENCE_S`` seconds."""
 
-    def __init__(self, connection: Connection, key: int) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._key = key
         self._checked_at = time.monotonic()
 
     def check(self) -> None:
@@ -42,27 +41,22 @@ class Leadership:
         if time.monotonic() - self._checked_at < CHECK_S:
             return
         try:
-            holds = self.connection.execute(_HOLDS, {"key": self._key}).scalar_one()
+            self.connection.execute(text("SELECT 1"))  # while the transaction lives, it has its lock
         except DBAPIError as error:
             raise Unavailable("the connection that holds the lead is gone", code="database_unavailable") from error
-        if not holds:
-            raise Unavailable("the lock of the lead is gone", code="database_unavailable")
         self._checked_at = time.monotonic()
 
 
 @contextmanager
 def lead(db: Database, key: int, *, silence_s: float = SILENCE_S) -> Iterator[Leadership | None]:
     """Hold the lock ``key`` for the block; yield None if another session holds it. Raises Unavailable."""
-    with db.autocommit() as connection:
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar_one():
-            yield None
-            return
-        limit = f"{round(silence_s * 1000)}ms"
-        connection.execute(text("SELECT set_config('idle_session_timeout', :limit, false)"), {"limit": limit})
-        try:
-            yield Leadership(connection, key)
-        finally:
-            if not connection.invalidated:
+    with db.connection() as connection:
+        found = connection.execute(_TRY, {"key": key, "silence": f"{round(silence_s * 1000)}ms"}).one()
+        if found.is_held:
+            try:
+                yield Leadership(connection)
+            finally:
                 with suppress(DBAPIError):  # a broken connection has released its lock
-                    connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-                    connection.execute(text("RESET idle_session_timeout"))
+                    connection.rollback()
+            return
+    yield None

@@ -32,23 +32,23 @@ def check_transport(settings: Settings) -> None:
     """Warn if the connection to another host is not encrypted and verified; with ``HEADRACE_REQUIRE_TLS=on`` raise
     SettingsError. Raises SettingsError for an unknown TLS option, for one that names a missing file, and for an address
     of Redis with another scheme."""
-    to_postgres = _postgres(settings.database_url) if settings.database_url else None
     to_redis = _redis(settings.redis_url) if settings.redis_url else None
-    weak = [found for found in (to_postgres, to_redis) if found]
+    urls = {"DATABASE_URL": settings.database_url, "HEADRACE_LISTS_DATABASE_URL": settings.lists_database_url}
+    weak = [found for found in (*(_postgres(name, url) for name, url in urls.items() if url), to_redis) if found]
     if weak and settings.require_tls == "on":
         raise SettingsError(f"HEADRACE_REQUIRE_TLS is on, and {'; '.join(weak)}")
     for found in weak:
         _log.warning("connection_not_verified", reason=found)
 
 
-def _postgres(address: str) -> str | None:
+def _postgres(variable: str, address: str) -> str | None:
     url = parse_url(address)
     query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
-    _check_files("DATABASE_URL", query, _POSTGRES_FILES)
+    _check_files(variable, query, _POSTGRES_FILES)
     away = [host for host in _postgres_hosts(url) if host not in _HERE and not host.startswith("/")]
     if not away or query.get("sslmode") == "verify-full":
         return None
-    return f"DATABASE_URL: {away[0]} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
+    return f"{variable}: {away[0]} is another host: say sslmode=verify-full, and sslrootcert for a CA of your own"
 
 
 def _postgres_hosts(url: URL) -> list[str]:

@@ -160,7 +160,8 @@ class Stack:
 
     def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
         self.folder = folder
-        self._database_url = database_url
+        self.database_url = self.processes_url = database_url
+        """The database, and by which address the processes reach it."""
         self._redis_url = redis_url
         self.db = Database(database_url, application_name="tests")
         self.tenant_id = api_keys.create_tenant(self.db, new_id("tenant"))
@@ -185,7 +186,7 @@ class Stack:
             "webhook_allow_networks": "127.0.0.0/8",
         }
         named = {f"HEADRACE_{name.upper()}": str(value) for name, value in (values | changes).items()}
-        services = {"DATABASE_URL": role_url(self._database_url, WORKER), "REDIS_URL": self._redis_url}
+        services = {"DATABASE_URL": role_url(self.processes_url, WORKER), "REDIS_URL": self._redis_url}
         return {"PATH": os.defpath, "PYTHONUNBUFFERED": "1", **services, **named}
 
     def worker(
@@ -209,7 +210,7 @@ class Stack:
     def api(self, *, arm: Arm = UNARMED, pause_s: float = PAUSE_S, **changes: object) -> tuple[Kept, Client]:
         """Start an API on a port that it keeps over its lives; return it with a client that has a key."""
         port = free_port()
-        env = self.environment(api_port=port, **changes) | {"DATABASE_URL": role_url(self._database_url, API)}
+        env = self.environment(api_port=port, **changes) | {"DATABASE_URL": role_url(self.processes_url, API)}
         kept = self._keep("headrace.producer_api", env=env, ready="api_started", arm=arm, pause_s=pause_s)
         return kept, Client(f"http://127.0.0.1:{port}", self.key)
 

@@ -21,6 +21,7 @@ from headrace.store.redis.rate_limiter import Decision, Limiter, Spend
 from headrace.store.schema.tables import REVISION
 from headrace.store.settings import Settings
 from tests.roles import as_api
+from tests.store.making import Query
 
 
 @pytest.fixture
@@ -170,27 +171,22 @@ def test_a_leader_asks_at_most_once_a_second(db: Database, monkeypatch: pytest.M
         assert caught.value.code == "database_unavailable"
 
 
-def test_a_lock_that_was_let_go_is_no_lead_and_the_session_has_its_limit(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr(leader_election, "time", SimpleNamespace(monotonic=lambda: now))
+def test_a_leader_has_a_limit_for_silence_and_leaves_nothing_in_its_session(db: Database, query: Query) -> None:
+    shown = text("SHOW idle_in_transaction_session_timeout")
     with lead(db, 7002, silence_s=20.0) as held:
         assert held is not None
-        for _ in range(2):
-            now += 1.0
-            held.check()
-        connection = held.connection
-        assert connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "20s"
-        connection.execute(text("SELECT pg_advisory_unlock(7002)"))
-        now += 1.0
+        assert held.connection.execute(shown).scalar_one() == "20s"
         with lead(db, 7002) as other:
-            assert other is not None
-            assert other.connection.execute(text("SHOW idle_session_timeout")).scalar_one() == "15s"
-            with pytest.raises(Unavailable, match="lock"):
-                held.check()
+            assert other is None
+        (row,) = query("SELECT backend_xmin FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE objid = 7002")
+        assert row["backend_xmin"] is None, "it keeps no row from being vacuumed"
+        pid = held.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with lead(db, 7002) as again:
+        assert again is not None
+        assert again.connection.execute(shown).scalar_one() == "15s"
     with db.autocommit() as after:
-        assert after.execute(text("SHOW idle_session_timeout")).scalar_one() == "0"
+        assert after.execute(text("SELECT pg_backend_pid()")).scalar_one() == pid
+        assert after.execute(shown).scalar_one() == "1min"
 
 
 def test_the_role_of_the_api_is_bound_to_its_tenant(db: Database, settings: Settings) -> None:
