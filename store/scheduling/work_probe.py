@@ -12,10 +12,13 @@ from sqlalchemy import TextClause, text
 from headrace.store.db.database import Database
 
 # Find the kinds of work. These are scalar subqueries, because the planner drops the ORDER BY of an EXISTS and then
-# reads a table full of dead rows from its beginning.
+# reads a table full of dead rows from its beginning. What waits in the queue of nobody is not announced; it is left out
+# by two ranges, because a <> would read all of it.
 _PROBE = """
 SELECT
-    (SELECT queue FROM jobs WHERE state = 'queued' ORDER BY queue LIMIT 1) IS NOT NULL AS jobs,
+    (SELECT queue FROM jobs WHERE state = 'queued' AND queue < 'cache' ORDER BY queue LIMIT 1) IS NOT NULL
+        OR (SELECT queue FROM jobs WHERE state = 'queued' AND queue > 'cache' ORDER BY queue LIMIT 1) IS NOT NULL
+        AS jobs,
     (SELECT id FROM queue_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM open_changes ORDER BY id LIMIT 1) IS NOT NULL
         OR (SELECT id FROM spend_changes ORDER BY id LIMIT 1) IS NOT NULL AS changes,
@@ -28,7 +31,7 @@ SELECT
 
 @dataclass(frozen=True, slots=True)
 class PendingWork:
-    """Queued jobs, changes that are not folded into the totals yet, and jobs whose ``start_after`` has come.
+    """Jobs in the queues of versions, changes not yet folded into the totals, and jobs whose ``start_after`` has come.
 
     ``of_features``: the kinds of work of features that are due; None: not known, so any may be.
     """

@@ -1,11 +1,15 @@
 """What a dispatcher has to do is seen as long as there is any of it, and no longer."""
 
+from datetime import UTC, datetime, timedelta
+
+import pytest
 from sqlalchemy import text
 
 from headrace.store.db.database import Database
 from headrace.store.jobs.jobs import request_cancel
 from headrace.store.scheduling import queues
 from headrace.store.scheduling.work_probe import PendingWork, WorkProbe
+from headrace.store.schema.job_states import UNSERVED_QUEUE
 from headrace.store.tenants import quotas
 from tests.store.making import AcceptOne
 
@@ -28,6 +32,17 @@ def test_a_queued_job_is_due_until_it_is_not_queued(db: Database, tenant: str, a
     assert look(db).jobs
     request_cancel(db, tenant, job_id)
     assert not look(db).jobs
+
+
+@pytest.mark.parametrize("other", ["a@1", "z@1"])
+def test_a_job_of_later_is_due_once_its_time_has_come(db: Database, accept_one: AcceptOne, other: str) -> None:
+    now = datetime.now(UTC)
+    accept_one(queue=UNSERVED_QUEUE, start_after=now + timedelta(hours=1))
+    assert (look(db).jobs, look(db).starts) == (False, False)
+    accept_one(queue=UNSERVED_QUEUE, start_after=now - timedelta(seconds=1))
+    assert (look(db).jobs, look(db).starts) == (False, True)
+    accept_one(queue=other)
+    assert look(db).jobs
 
 
 def test_changes_are_due_until_all_kinds_are_counted(db: Database, accept_one: AcceptOne) -> None:
