@@ -6,8 +6,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from headrace.features.celery_tasks import celery_tasks
+from headrace.features.retention.retention import Retention, sweep
+from headrace.store.db.database import Database
 from tests.producer_api.conftest import MakeClient
 from tests.producer_api.scripted_worker import ScriptedWorker
 
@@ -55,6 +58,25 @@ def test_a_message_comes_when_the_job_has_ended_and_again_until_it_is_confirmed(
     assert api.get("/v1/celery/tasks/one").json()["is_confirmed"] is True
     api.post("/v1/celery/tasks/two/cancel").raise_for_status()
     assert ended(api) == {"two": MESSAGE}, "a cancelled job has ended"
+
+
+def test_what_is_not_confirmed_is_kept_beyond_the_retention_and_a_deletion_ends_it(
+    api: httpx2.Client, db: Database, tenant: str, worker: ScriptedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(celery_tasks, "AGAIN_S", 0.2)
+    shortest = Retention(inputs_s=0, outputs_s=0)
+    for name in ("one", "deleted"):
+        worker.succeed(worker.claim(submit(api, name).json()["job"]["id"]))
+    with db.begin() as connection:
+        connection.execute(text("UPDATE jobs SET completed_at = now() - interval '70 s'"))
+    assert sweep(db, tenant, shortest, 10).counts["num_outputs"] == 0
+    assert ended(api, wait_s=30) == {"one": MESSAGE, "deleted": MESSAGE}
+    job = api.get("/v1/celery/tasks/deleted").json()["job"]
+    api.delete(f"/v1/jobs/{job['id']}").raise_for_status()
+    assert ended(api, wait_s=30) == {"one": MESSAGE}
+    assert api.get("/v1/celery/tasks/one").json()["job"]["output"] is not None
+    api.post("/v1/celery/tasks/one/confirm").raise_for_status()
+    assert sweep(db, tenant, shortest, 10).counts["num_outputs"] == 1
 
 
 def test_what_cannot_be_a_task_is_refused_and_stores_nothing(api: httpx2.Client) -> None:
