@@ -18,7 +18,7 @@ from headrace.models.engine.requests import Delta, FinishReason
 from headrace.store.db.database import Database
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs.claims import Finish
+from headrace.store.jobs.claims import Finish, Unclaimed
 from headrace.store.metrics.worker_metrics import Served, WorkerMetrics
 from headrace.store.periodic import Periodic
 from headrace.store.registry.models import ModelVersion, list_adapters, shadow_name
@@ -154,8 +154,8 @@ class WorkerRuntime:
         self._connections.close()
         self._tracing.stop()
 
-    def run(self, job_id: str) -> Finish | Retry | None:
-        """Run a job and return its stored outcome, as ``JobRunner.run``. Raises nothing."""
+    def run(self, job_id: str) -> Finish | Retry | Unclaimed | None:
+        """Run a job and return its outcome, as ``JobRunner.run``. Raises nothing."""
         return self.job_runner.run(job_id)
 
     def revoke(self, task_id: str) -> None:

@@ -191,5 +191,8 @@ SELECT EXISTS (
         AND attempts.outcome IS DISTINCT FROM 'worker_lost')
 """)
 
+# Read why a job was not to be had.
+UNCLAIMED = text("SELECT state, error ->> 'code' AS code FROM jobs WHERE id = :id")
+
 # Read the running jobs of an owner.
 OWNED = text("SELECT id, epoch, parent_id FROM jobs WHERE state = 'running' AND owner = :owner")

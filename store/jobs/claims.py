@@ -303,6 +303,21 @@ def has_ended(db: Database, finish: Finish) -> bool:
         return bool(connection.execute(claim_queries.HAS_ENDED, values).scalar_one())
 
 
+@dataclass(frozen=True, slots=True)
+class Unclaimed:
+    """A job that was not to be had: its state, and of its error at least the ``code``."""
+
+    state: JobState
+    error: Mapping[str, Any] | None
+
+
+def unclaimed(db: Database, job_id: str) -> Unclaimed | None:
+    """Return why a job could not be claimed; None if it is gone. Raises Unavailable."""
+    with db.autocommit() as connection:
+        row = connection.execute(claim_queries.UNCLAIMED, {"id": job_id}).one_or_none()
+    return None if row is None else Unclaimed(JobState(row.state), {"code": row.code} if row.code else None)
+
+
 def owned(db: Database, owner: str) -> list[Release]:
     """Return every running job of the owner, as ``release`` gives it back uncharged."""
     with db.autocommit() as connection:

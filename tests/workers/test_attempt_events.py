@@ -38,13 +38,10 @@ def heard(settings: Settings) -> Iterator[dict[str, list[dict[str, Any]]]]:
 
 
 def test_jobs_taken_from_postgres_are_reported_with_their_ends(
-    bench: Bench, settings: Settings, start_worker: StartWorker, heard: dict[str, list[dict[str, Any]]]
+    bench: Bench, start_worker: StartWorker, heard: dict[str, list[dict[str, Any]]]
 ) -> None:
+    """The worker is told by nobody that there is a receiver."""
     start_worker(direct_after_s=0.2)
-    app = celery_app(settings)
-    wait_for(lambda: app.control.inspect().ping(), "the worker answers")
-    app.control.enable_events()
-    app.close()
 
     def taken_silently(**changes: Any) -> str:
         """A job whose hint is never sent."""
@@ -53,13 +50,25 @@ def test_jobs_taken_from_postgres_are_reported_with_their_ends(
         bench.wait_ended([new.id])
         return new.id
 
-    wait_for(lambda: len(heard[taken_silently()]) == 3, "the worker sends events")
     good, bad = taken_silently(), taken_silently(sampling={"max_tokens": 9000})
     wait_for(lambda: len(heard[good]) == 3 and len(heard[bad]) == 3, lambda: str(dict(heard)))
     assert [event["type"] for event in heard[good]] == ["task-received", "task-started", "task-succeeded"]
     assert [event["type"] for event in heard[bad]] == ["task-received", "task-started", "task-failed"]
     assert heard[bad][2]["exception"] == "JobFailed('context_length_exceeded')"
     assert heard[good][0]["name"] == "generate:fake@1"
+
+
+def test_a_hint_for_a_job_that_runs_already_tells_no_end(
+    bench: Bench, start_worker: StartWorker, heard: dict[str, list[dict[str, Any]]]
+) -> None:
+    start_worker(fake_step_ms=20)
+    (running,) = bench.submit(1, sampling={"max_tokens": 200})
+    wait_for(lambda: bench.job(running).state is JobState.RUNNING, "it runs")
+    bench.publish_hints([running])
+    bench.wait_ended([running])
+    wait_for(lambda: "task-succeeded" in [event["type"] for event in heard[running]], lambda: str(dict(heard)))
+    told = [event["type"] for event in heard[running]]
+    assert told == [*["task-received", "task-started"] * 2, "task-succeeded"]
 
 
 def test_the_end_of_a_dead_workers_attempt_is_told_by_the_sweep(

@@ -8,20 +8,22 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from celery.exceptions import Ignore
+from celery.exceptions import Retry as RetryLater
 from celery.utils.saferepr import saferepr
 from celery.worker.request import Terminated
 
-from headrace.store.jobs.claims import Finish
+from headrace.store.jobs.claims import Finish, Unclaimed
 from headrace.workers.celery.thread_pool import celery_error
 from headrace.workers.runs.in_flight import Attempt
 from headrace.workers.runs.outcome import Retry
 
 Send = Callable[..., None]
-Outcome = Finish | Retry | None
+Outcome = Finish | Retry | Unclaimed | None
 
 
 class Runner(Protocol):
-    """Runs jobs: ``workers.runs.job_runner.JobRunner``. Both raise nothing, and return the stored outcome."""
+    """Runs jobs: ``workers.runs.job_runner.JobRunner``. Both raise nothing, and return the outcome."""
 
     def run(self, job_id: str, *, urgent: bool = False) -> Outcome:
         """Claim and run a job."""
@@ -58,17 +60,18 @@ class ReportedRunner:
         send("task-started", uuid=job_id)
         began = time.monotonic()
         outcome = run()
-        kind, fields = _end(outcome, time.monotonic() - began)
-        send(kind, uuid=job_id, **fields)
+        error = celery_error(outcome)
+        if not isinstance(error, Ignore):
+            kind, fields = _end(error, time.monotonic() - began)
+            send(kind, uuid=job_id, **fields)
         return outcome
 
 
-def _end(outcome: Outcome, runtime_s: float) -> tuple[str, dict[str, Any]]:
-    """Return the event that Celery would send for a message with this outcome."""
-    error = celery_error(outcome)
+def _end(error: Exception | None, runtime_s: float) -> tuple[str, dict[str, Any]]:
+    """Return the event that Celery would send for a message with this end."""
     if error is None:
         return "task-succeeded", {"result": "None", "runtime": runtime_s}
-    if isinstance(outcome, Retry):
+    if isinstance(error, RetryLater):
         return "task-retried", {"exception": saferepr(error), "traceback": ""}
     if isinstance(error, Terminated):
         return "task-revoked", {"terminated": True, "signum": None, "expired": False}

@@ -145,11 +145,18 @@ def admission_step(
             ask_before_consuming(c.task_consumer.channel.qos, admission)
             admission.waker.attach(lambda: wake(c.hub))
             reported.attach(event_sender(c))
+            send_events_if_heard(c)
             if adapters is not None:
                 adapters.attach(lambda: c.hub.call_soon(follow, c, adapters))
                 follow(c, adapters)
 
     return AdmissionStep
+
+
+def send_events_if_heard(consumer: Any) -> None:
+    """Let a Celery consumer send events of tasks if there are receivers. Flower tells a new worker seconds later."""
+    if consumer.task_consumer.channel.get_table(consumer.app.conf.event_exchange):
+        consumer.event_dispatcher.groups.add("task")  # as Celery's command enable_events
 
 
 def event_sender(consumer: Any) -> Callable[..., None]:

@@ -16,11 +16,12 @@ import structlog
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.exceptions import Ignore
 from celery.exceptions import Retry as RetryLater
 from celery.worker.request import Terminated
 
 from headrace.store.failpoints import failpoint
-from headrace.store.jobs.claims import Finish
+from headrace.store.jobs.claims import Finish, Unclaimed
 from headrace.store.redis.celery_queue import TASK
 from headrace.store.schema.job_states import JobState
 from headrace.workers.runs.engine_admission import EngineAdmission
@@ -72,8 +73,8 @@ class WorkerProcess(Protocol):
     admission: EngineAdmission
     drain: Drain
 
-    def run(self, job_id: str) -> Finish | Retry | None:
-        """Run a job and return its stored outcome, as ``JobRunner.run``. Raises nothing."""
+    def run(self, job_id: str) -> Finish | Retry | Unclaimed | None:
+        """Run a job and return its outcome, as ``JobRunner.run``. Raises nothing."""
         ...
 
     def revoke(self, task_id: str) -> None:
@@ -207,22 +208,26 @@ class EnginePool(ThreadPool):  # type: ignore[misc]  # celery ships no annotatio
         return {**super()._get_info(), "in-flight": len(self._jobs), **self.process.engine_info()}
 
 
-def celery_error(stored: Finish | Retry | None) -> Exception | None:
+def celery_error(stored: Finish | Retry | Unclaimed | None) -> Exception | None:
     """Return the exception that shows a job's outcome to Celery, None if the job succeeded.
 
-    A job that went back to the queue is a retry. A job that was not claimed is revoked, as a cancelled one is. If it
-    runs elsewhere, the events of that worker take precedence.
+    A job that is in the queue is a retry. Celery ignores what others tell: of a job that runs or ran elsewhere its
+    worker, of a lost one the dispatcher.
     """
-    if stored is None:
-        error: Exception = Terminated("not to be had")
-    elif isinstance(stored, Retry):
-        error = RetryLater(exc=JobFailed(stored.code))
-    elif stored.state is JobState.SUCCEEDED:
-        return None
-    elif stored.state is JobState.CANCELLED:
-        error = Terminated("cancelled")
-    else:
-        error = JobFailed((stored.error or {}).get("code", stored.state.value))
+    error: Exception | None
+    match stored:
+        case None | Unclaimed(state=JobState.RUNNING | JobState.SUCCEEDED):
+            error = Ignore()
+        case Retry(code=code):
+            error = RetryLater(exc=JobFailed(code))
+        case Finish(state=JobState.SUCCEEDED):
+            error = None
+        case Unclaimed(state=JobState.QUEUED):
+            error = RetryLater(exc=JobFailed("not_claimed"))
+        case Finish(state=JobState.CANCELLED) | Unclaimed(state=JobState.CANCELLED):
+            error = Terminated("cancelled")
+        case _:
+            error = JobFailed((stored.error or {}).get("code", stored.state.value))
     return error
 
 

@@ -17,7 +17,7 @@ from headrace.store.db.database import Database
 from headrace.store.db.group_commit import GroupCommit, OnBatch, isolated, unobserved
 from headrace.store.errors import Unavailable
 from headrace.store.jobs import claims
-from headrace.store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked
+from headrace.store.jobs.claims import Claim, Finish, Release, Renewal, RowLocked, Unclaimed
 from headrace.store.scheduling import dispatch_queries
 from headrace.store.scheduling.dispatch_queries import Claimable, Closer, RoundRobin
 from headrace.store.tasks.registry import BULKY_OUTPUTS
@@ -127,6 +127,13 @@ class ClaimClient:
             else:
                 return None if claim is None else self._attempt(claim, sent_at)
         return None
+
+    def unclaimed(self, job_id: str) -> Unclaimed | None:
+        """Return why a job could not be claimed; None if it is gone, or Postgres does not say."""
+        try:
+            return claims.unclaimed(self._db, job_id)
+        except Unavailable:
+            return None
 
     def claimable(self) -> Claimable:
         """Return which jobs of the worker's queues can be claimed without a message. Raises Unavailable."""

@@ -24,7 +24,7 @@ from headrace.models.engine.protocol import Engine
 from headrace.models.engine.requests import EngineError, EngineStopped, FinishReason
 from headrace.prompts.sandbox.turns import on_behalf_of
 from headrace.store.errors import HeadraceError, Unavailable
-from headrace.store.jobs.claims import Finish
+from headrace.store.jobs.claims import Finish, Unclaimed
 from headrace.store.metrics.worker_metrics import WorkerMetrics
 from headrace.store.schema.job_states import JobState
 from headrace.store.tracing.tracing import read_traceparent
@@ -194,11 +194,11 @@ class JobRunner:
         self._metrics = metrics
         self._spans = spans
 
-    def run(self, job_id: str, *, urgent: bool = False) -> Finish | Retry | None:
+    def run(self, job_id: str, *, urgent: bool = False) -> Finish | Retry | Unclaimed | None:
         """Run a job to its outcome. ``urgent``: its claim does not wait for others to share a statement. Raises
         nothing.
 
-        Returns the stored outcome, or that the job went back to the queue; None if the job was not claimed or was lost.
+        Returns the stored outcome, that the job went back to the queue, or why it was not claimed; None if it was lost.
         """
         try:
             return self._run(job_id, self._compute, urgent=urgent)
@@ -223,11 +223,11 @@ class JobRunner:
 
     def _run(
         self, job_id: str, compute: Callable[[Attempt], Finish | Retry], *, urgent: bool = False
-    ) -> Finish | Retry | None:
+    ) -> Finish | Retry | Unclaimed | None:
         attempt = self._claim_client.claim(job_id, urgent=urgent) if self._admission.wait_for_turn() else None
         if attempt is None:
             self._metrics.hints_dropped.inc()
-            return None
+            return self._claim_client.unclaimed(job_id)
         return self._run_claimed(attempt, compute)
 
     def _run_claimed(self, attempt: Attempt, compute: Callable[[Attempt], Finish | Retry]) -> Finish | Retry | None:

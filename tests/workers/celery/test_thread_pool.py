@@ -11,7 +11,7 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import Hub
 
-from headrace.store.jobs.claims import Finish
+from headrace.store.jobs.claims import Finish, Unclaimed
 from headrace.store.redis.celery_queue import TASK
 from headrace.store.schema.job_states import JobState
 from headrace.workers.celery.thread_pool import HAND_BACK_S, Drain, EnginePool, Scalar, pool_class
@@ -33,9 +33,9 @@ class FakeProcess:
         self.revoked: list[str] = []
         self.let_go = threading.Event()
         self.handed_back = 0
-        self.outcome: Finish | Retry | None = finish_as(JobState.SUCCEEDED)
+        self.outcome: Finish | Retry | Unclaimed | None = finish_as(JobState.SUCCEEDED)
 
-    def run(self, job_id: str) -> Finish | Retry | None:
+    def run(self, job_id: str) -> Finish | Retry | Unclaimed | None:
         self.admission.entered(8, 8)
         self.ran.append(job_id)
         return self.outcome
@@ -293,11 +293,15 @@ def finish_as(state: JobState, code: str | None = None) -> Finish:
         (finish_as(JobState.EXPIRED, "deadline_exceeded"), "JobFailed('deadline_exceeded')"),
         (finish_as(JobState.CANCELLED), "Terminated('cancelled')"),
         (Retry("worker_lost", "what the owner may read"), "Retry(Retry(...), JobFailed('worker_lost'), None)"),
-        (None, "Terminated("),
+        (None, "Ignore("),
+        (Unclaimed(JobState.RUNNING, None), "Ignore("),
+        (Unclaimed(JobState.QUEUED, None), "Retry("),
+        (Unclaimed(JobState.CANCELLED, None), "Terminated('cancelled')"),
+        (Unclaimed(JobState.EXPIRED, {"code": "deadline_exceeded"}), "JobFailed('deadline_exceeded')"),
     ],
 )
 def test_celery_hears_how_a_job_ended_and_no_more(
-    pool: EnginePool, process: FakeProcess, finish: Finish | Retry | None, expected: str | None
+    pool: EnginePool, process: FakeProcess, finish: Finish | Retry | Unclaimed | None, expected: str | None
 ) -> None:
     process.outcome = finish
     told: list[tuple[int, Any, float]] = []
