@@ -19,6 +19,7 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     broker_transport_options={"visibility_timeout": float(os.environ.get("VISIBILITY_TIMEOUT_S", "30"))},
+    result_backend_always_retry=True,
     task_publish_retry_policy={"max_retries": 1000, "interval_start": 0.1, "interval_max": 1.0},
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
