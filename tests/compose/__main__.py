@@ -24,6 +24,7 @@ from tests.chaos.history import History, read_history
 from tests.chaos.journal import Journal, read_journal
 from tests.chaos.load import Load, LoadThread, orders
 from tests.chaos.report import Json, report_of, save, show
+from tests.compose.confined import check_confined, check_health, check_rights
 from tests.compose.engine import Engine, EngineError, NoEngineError
 from tests.compose.faults import Fault, plan, renew_images
 from tests.compose.images import CONTROL, ROOT, WORKER, Images, cpu_torch
@@ -87,7 +88,7 @@ def _run(options: argparse.Namespace, engine: Engine, address: str) -> int:
         say(f"sizes: {sizes}")
     folder = BUILD / "run"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     journal = Journal(folder / "nemesis.jsonl")
     stack = Stack(engine, address, folder, journal, say)
     try:
@@ -175,6 +176,9 @@ def ask_and_wait(stack: Stack, body: Json, patience_s: float = AGAIN_S) -> float
 
 def break_each(stack: Stack, seed: int, rate: float, only: Sequence[str]) -> tuple[Json, Findings]:
     """Do each fault under load, wait for the end of every job, and check."""
+    confined, health = check_confined(stack), check_health(stack)
+    stack.wait_healthy(LASTING, AGAIN_S)
+    say(f"beyond what a container may: {confined or 'none'}; healthy although they hang: {health or 'none'}")
     began = time.monotonic()
     load = Load(
         Journal(stack.folder / "client.jsonl"), seed=seed, tenants=stack.tenants, api_urls=stack.api_urls,
@@ -196,6 +200,14 @@ def break_each(stack: Stack, seed: int, rate: float, only: Sequence[str]) -> tup
     wait_for_the_end(stack, thread)
     history = read(stack)
     findings = check(history, needs_stale=False, needs_kills=not only)
+    findings.violations |= {
+        "not_overcome": [
+            f"{name}: {told['not_recovered']}" for name, told in faults.items() if "not_recovered" in told
+        ],
+        "confined": confined,
+        "health": health,
+        "rights": check_rights(stack),
+    }
     return report_of(
         history, findings, seed=seed, duration_s=time.monotonic() - began, run="containers", faults=faults
     ), findings
@@ -232,13 +244,6 @@ def wait_for_the_end(stack: Stack, load: LoadThread) -> None:
             break
         time.sleep(1)
     say(f"quiet after {time.monotonic() - began:.0f} s; left: {left}")
-
-
-def no_rights(stack: Stack) -> list[str]:
-    """Statements that a process's role may not do: each process has a role of its own here."""
-    logs = sorted((stack.folder / "logs").glob("*.log"))
-    found = {f"{log.stem}: {line[:300]}" for log in logs for line in log.open() if "InsufficientPrivilege" in line}
-    return sorted(found)
 
 
 def read(stack: Stack) -> History:

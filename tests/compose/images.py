@@ -104,6 +104,11 @@ class Images:
         python = python_image()
         services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
         postgres, valkey = (str(services[name]["image"]) for name in ("postgres", "valkey"))
+        # Podman would take an image of such a name, of an earlier build by hand, before the one that is built here.
+        for full in (*map(full_name, (python, postgres, valkey)), CONTROL, WORKER):
+            shadow = re.sub("^docker.io/(library/)?", "localhost/", full)
+            if self._engine.has_image(shadow):
+                self._engine.run("untag", shadow, shadow)
         for name, make in ((python, self._python), (postgres, self._postgres), (valkey, self._valkey)):
             full = full_name(name)
             if not self._engine.has_image(full) and not self._pulled(full):

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import psycopg
 import yaml
 from sqlalchemy import text
@@ -38,6 +37,8 @@ APIS = ("api", "api-2")
 FAKE_WORKERS = ("worker-fake", "worker-fake-2")
 LASTING = ("postgres", "valkey", *APIS, "dispatcher", "worker", *FAKE_WORKERS, "flower")
 """Every service that runs until it is stopped."""
+ONCE = ("migrate", "register", "register-fake")
+"""Those that end before the others start."""
 
 
 class Stack:
@@ -81,15 +82,14 @@ class Stack:
         self._start_receiver()
 
     def end(self) -> None:
-        """Remove the containers, networks, volumes and the disk."""
+        """Remove the containers, networks, volumes and the disk, also those of a run that was killed."""
         if self._receiver is not None:
             self._receiver.kill()
-        if self._override.exists():
-            for argv in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q")):
-                found = self.engine.run(*argv, "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-                kind = [] if argv[0] == "ps" else [argv[0]]
-                for one in found:
-                    self.engine.run(*kind, "rm", "-f", *(["-t", "0"] if not kind else []), one)
+        for argv in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q")):
+            found = self.engine.run(*argv, "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+            kind = [] if argv[0] == "ps" else [argv[0]]
+            for one in found:
+                self.engine.run(*kind, "rm", "-f", *(["-t", "0"] if not kind else []), one)
         subprocess.run(["umount", "-l", self._disk], capture_output=True, check=False)
 
     def compose(self, *argv: str, timeout_s: float = 300.0) -> str:
@@ -230,6 +230,10 @@ class Stack:
         """What the engine tells of it."""
         return self.engine.inspect(self.container(service))
 
+    def pids(self, service: str) -> list[int]:
+        """Its processes on this machine."""
+        return [int(pid) for pid in self.engine.run("top", self.container(service), "hpid").split()[1:]]
+
     def wait_healthy(self, services: tuple[str, ...], timeout_s: float) -> float:
         """Return the seconds until all run and their checks are content. Raises EngineError."""
         began = time.monotonic()
@@ -238,7 +242,7 @@ class Stack:
             for name in list(waiting):
                 try:
                     found = self.inspect(name)
-                    if found.status == "running" and self._is_content(name):
+                    if found.status == "running" and self.is_content(name):
                         waiting.remove(name)
                 except EngineError:
                     continue
@@ -247,7 +251,7 @@ class Stack:
             time.sleep(_LOOK_S)
         return time.monotonic() - began
 
-    def _is_content(self, service: str) -> bool:
+    def is_content(self, service: str) -> bool:
         """Run its own health check once: without systemd no one else does."""
         argv = ["podman", "healthcheck", "run", self.container(service)]
         return subprocess.run(argv, env=self.engine.env, capture_output=True, check=False).returncode == 0
@@ -277,14 +281,6 @@ class Stack:
     def kernels(self) -> list[str]:
         """The files of the kernels that the worker of the tiny model compiled."""
         return self.engine.run("exec", self.container("worker"), "ls", "/var/lib/headrace/native").split()
-
-    def is_ready(self, service: str) -> bool:
-        """Whether an API answers /readyz with 200."""
-        url = f"http://127.0.0.1:{self._ports[service]}/readyz"
-        try:
-            return httpx2.get(url, timeout=3, trust_env=False).status_code == httpx2.codes.OK
-        except httpx2.HTTPError:
-            return False
 
 
 class checking_health:  # noqa: N801 - used as a function

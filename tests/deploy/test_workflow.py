@@ -57,8 +57,11 @@ def test_images_are_built_from_stages_that_exist_and_run_modules_that_exist() ->
     for words in commands("docker"):
         given = dict(pairwise(words))
         if words[0] == "build":
-            stages = re.findall(r"^FROM \S+(?: AS (\S+))?", (ROOT / given["--file"]).read_text(), re.MULTILINE)
-            assert given.get("--target") in {None, *stages}
+            text = (ROOT / given["--file"]).read_text()
+            assert given.get("--target") in {None, *re.findall(r"^FROM \S+ AS (\S+)", text, re.MULTILINE)}
+            passed = {given["--build-arg"].partition("=")[0]} if "--build-arg" in given else set()
+            assert passed <= set(re.findall(r"^ARG (\S+)", text, re.MULTILINE))
+            assert passed or given.get("--target") != "cpu"
             built.add(given["--tag"])
         elif words[0] == "push":
             pushed.add(words[1])
