@@ -241,7 +241,8 @@ def template_text(use: Json | None) -> str:
 
 def _runs_on(version: Json) -> str:
     if version["base"] is None:
-        return str(version["engine"])
+        lost = version.get("after_a_loss")
+        return str(version["engine"]) + (f"; a lost answer {lost}" if lost else "")
     return f"{'weights' if version['shares_weights'] else 'adapter'} of {version['base']}"
 
 

@@ -23,7 +23,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace.models import hub
 from headrace.models.adapter_registration import add_base_option, register_adapter_given
-from headrace.models.external_registration import add_engine_options, engine_of, register_external
+from headrace.models.external_registration import (
+    add_engine_options,
+    engine_of,
+    register_external,
+    said_after_a_loss,
+)
 from headrace.models.families.model_folder import check_model, describe, task_inputs
 from headrace.models.own_registration import add_task_options, register_own, take_source
 from headrace.store.child_process import last_line
@@ -340,6 +345,8 @@ def _register(options: argparse.Namespace) -> str:
             set_sampling(db, version.model, version.version, wanted, actor="headrace.models.catalog")
     finally:
         db.close()
+    if version.engine.is_external:
+        sys.stderr.write(f"headrace: a lost answer {said_after_a_loss(version.engine)}\n")
     if options.json:
         shown = {name: getattr(version, name) for name in ("model", "version", "dtype", "source", "base")}
         return json.dumps(shown | {"engine": version.engine.kind.value})

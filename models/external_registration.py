@@ -21,7 +21,7 @@ from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _OPTIONS = (
     *("url", "served_model", "adapter", "revision", "quantization", "context_window", "batch_invariant"),
-    "accepts",
+    *("accepts", "continues"),
 )
 
 
@@ -37,6 +37,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context-window", type=int, help="tokens that the server must take, prompt and answer")
     parser.add_argument("--batch-invariant", action="store_true", help="the server must be batch invariant")
     parser.add_argument("--accepts", action="append", choices=["images"], help="what it takes beside text")
+    text = "it has vLLM's continue_final_message: a lost answer goes on, and does not start anew"
+    parser.add_argument("--continues", action="store_true", help=text)
 
 
 def engine_of(options: argparse.Namespace) -> EngineSpec | None:
@@ -48,6 +50,16 @@ def engine_of(options: argparse.Namespace) -> EngineSpec | None:
             raise InvalidRequest(f"{names}: only with --engine, the server that runs the model")
         return None
     return engine_spec({"kind": options.engine, "served_model": options.name, **given})
+
+
+def said_after_a_loss(engine: EngineSpec) -> str:
+    """Return what becomes of an answer whose server or worker is lost, with the option that would change it."""
+    if engine.after_a_loss == "goes on":
+        return "goes on"
+    return (
+        "starts anew: give --continues for a server with vLLM's continue_final_message (vLLM, SGLang, and routers "
+        "before them)"
+    )
 
 
 def register_external(

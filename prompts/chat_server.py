@@ -6,6 +6,7 @@ parameters; a request with one is refused, because leaving the parameter out wou
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from headrace.store.errors import InvalidRequest
@@ -84,6 +85,17 @@ def chat_fields(source: GenerateInput, pictures: Sequence[str] = ()) -> dict[str
             written["content"] = content_parts(message, urls)
     effort = None if source.reasoning is None else source.reasoning.effort
     return fields if effort is None else {**fields, "reasoning_effort": effort.value}
+
+
+def session_of(tenant_id: str, source: GenerateInput) -> str:
+    """Return a name of a tenant's conversation, the same for all its turns; of another input, one for equal inputs.
+
+    It is a digest of the messages up to the first one of the user: they stay when turns are added.
+    """
+    turns = source.messages or ()
+    first = next((number for number, turn in enumerate(turns, 1) if turn.role == "user"), len(turns))
+    kept = turns[:first] or (source.prompt, source.token_ids, source.prompts)
+    return blake2b(repr((tenant_id, kept)).encode(), digest_size=16).hexdigest()
 
 
 def content_parts(message: ChatMessage, urls: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,6 +15,10 @@ RequestId: TypeAlias = Hashable
 """Names a request. The engine only compares ids and gives them back; a worker uses ``workers.runs.in_flight``'s."""
 
 
+UNKNOWN_TOKEN = -1
+"""Stands for each token of an output that a server gives as text, so that tokens are counted as everywhere else."""
+
+
 class FinishReason(StrEnum):
     """Why a request stopped producing tokens."""
 
@@ -121,7 +125,7 @@ class EngineRequest:
     the requests of several choices are cancelled together. Stop strings, stop tokens of the request and the grammar
     apply to what follows the ``reasoning``; None: to all of the output. ``adapter``: a change of the model for this
     request; None: the model as it is. ``traceparent``: the trace context that an inference server gets; None: it gets
-    none.
+    none. ``session`` is the same for all turns of a conversation, which a router may send to one server; "": not known.
     """
 
     id: RequestId
@@ -140,6 +144,7 @@ class EngineRequest:
     reasoning: ReasoningTokens | None = None
     adapter: Adapter | None = None
     traceparent: str | None = None
+    session: str = ""
 
     @property
     def is_bound_in_reasoning(self) -> bool:

@@ -6,6 +6,7 @@ from hashlib import blake2b
 
 from headrace.models.engine.reasoning import ReasoningTracker
 from headrace.models.engine.requests import (
+    UNKNOWN_TOKEN,
     CheckpointMismatch,
     CompletionOutput,
     Delta,
@@ -214,10 +215,14 @@ class SequenceState(ActiveRequest):
         reason = self._append(token)
         return FinishReason.HANDED_BACK if reason is None and self._is_pause_due else reason
 
-    def add_text(self, text: str, now: float, *, is_answer: bool = True) -> FinishReason | None:
-        """Append text that has no tokens. Returns STOP if a stop string ends the request with it, otherwise None."""
+    def add_text(self, text: str, now: float, num_output: int, *, is_answer: bool = True) -> FinishReason | None:
+        """Append text without token ids. Returns STOP if a stop string ends the request with it, otherwise None.
+
+        ``num_output``: the tokens of the output with this text.
+        """
         if self.first_token_at is None:
             self.first_token_at = now
+        self.output += [UNKNOWN_TOKEN] * (num_output - len(self.output))
         self._add_text(self._text.add_text(text, is_answer=is_answer))
         return FinishReason.STOP if self._text.stopped else None
 
@@ -343,6 +348,13 @@ class SequenceState(ActiveRequest):
             if len(self.request.emitted_logprobs) != len(self.request.emitted):
                 raise CheckpointMismatch("the tokens of the earlier attempt have lost their logprobs")
             self._logprobs += self.request.emitted_logprobs
+        if UNKNOWN_TOKEN in self.request.emitted:
+            # What a stop string held back was never shown: the server writes it again.
+            self.output += self.request.emitted
+            self._num_shown_tokens = self._num_text_tokens = len(self.output)
+            self._deltas += self.request.emitted_deltas
+            self._delta_tokens += [self.request.emitted, *[()] * (len(self._deltas) - 1)]
+            return
         for token in self.request.emitted:
             if self.ending is not None:
                 raise CheckpointMismatch("there are tokens beyond the end of the request")

@@ -9,7 +9,9 @@ from headrace.models.external.vllm import VllmUpstream
 from headrace.store.registry.engine_spec import EngineKind, EngineSpec
 
 UPSTREAMS: Mapping[EngineKind, Callable[[EngineSpec, str, str | None], Upstream]] = {
-    EngineKind.OPENAI: lambda _spec, url, api_key: OpenaiChatUpstream(url, api_key=api_key),
+    EngineKind.OPENAI: lambda spec, url, api_key: OpenaiChatUpstream(
+        url, api_key=api_key, continues=bool(spec.continues)
+    ),
     EngineKind.SGLANG: lambda _spec, url, api_key: SglangUpstream(url, api_key=api_key),
     EngineKind.VLLM: lambda _spec, url, api_key: VllmUpstream(url, api_key=api_key),
 }

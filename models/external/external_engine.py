@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from typing import Any
 
 from headrace.models.engine.batching_engine import Outbox, call_out, ignore
 from headrace.models.engine.generation_engine import GenerationEngine
@@ -30,7 +31,6 @@ from headrace.models.engine.requests import (
     RequestId,
     RequestInvalid,
     SampledLogprobs,
-    SamplingParams,
 )
 from headrace.models.engine.sequence import SequenceState
 from headrace.models.engine.stop_strings import TokenDecoder
@@ -38,6 +38,8 @@ from headrace.models.external.network_thread import NetworkThread
 from headrace.models.external.reasoning_part import SentPart, next_part, reasoning_part
 from headrace.models.external.server_watch import ServerWatch
 from headrace.models.external.upstream import Capabilities, Piece, ServerInfo, Upstream, UpstreamLost, UpstreamRequest
+from headrace.prompts.answer_reader import THINK_TAGS
+from headrace.prompts.tool_calls import HERMES_TAGS
 
 _TICK_S = 0.05  # deadlines are looked at as often
 _STALE_S = 2.0  # what the server said longer ago is not used
@@ -221,10 +223,12 @@ class ExternalEngine(GenerationEngine):
     def _take_pieces(self, seq: SequenceState, pieces: list[Piece], now: float) -> FinishReason | None:
         """Append the tokens of the pieces, up to the one with which the request ends; return why it ends, or None."""
         for piece in pieces:
+            num_known = len(seq.request.emitted)
             if piece.num_prompt_tokens is not None:
-                seq.reported_prompt_tokens = piece.num_prompt_tokens
+                seq.reported_prompt_tokens = max(0, piece.num_prompt_tokens - num_known)
+            num_output = num_known + (piece.num_output_tokens or 0)
             if piece.num_output_tokens is not None:
-                seq.reported_output_tokens = piece.num_output_tokens
+                seq.reported_output_tokens = num_output
             seq.prompt_logprobs = seq.prompt_logprobs or piece.prompt_logprobs
             if piece.num_cached_tokens:
                 self._num_cached_tokens += seq.note_found(piece.num_cached_tokens)
@@ -235,9 +239,9 @@ class ExternalEngine(GenerationEngine):
             if piece.num_reasoning_tokens is not None:
                 seq.reported_reasoning_tokens = piece.num_reasoning_tokens
             if piece.num_reasoning:
-                seq.add_text(piece.text[: piece.num_reasoning], now, is_answer=False)
+                seq.add_text(piece.text[: piece.num_reasoning], now, num_output, is_answer=False)
             answer = piece.text[piece.num_reasoning :]
-            reason = seq.add_text(answer, now) if answer else None
+            reason = seq.add_text(answer, now, num_output) if answer else None
             if reason is not None or piece.finish is not None:
                 part = self._parts.get(seq.id)
                 is_over = reason is not None or part is None or part.is_last
@@ -358,6 +362,8 @@ class ExternalEngine(GenerationEngine):
             cache_salt=request.cache_salt,
             piece_tokens=_BACKGROUND_PIECE if request.class_rank >= BACKGROUND_RANK else 1 + len(self._active) // 64,
             messages=request.messages,
+            emitted_text="" if self.capabilities.token_ids else "".join(request.emitted_deltas),
+            session=request.session,
             traceparent=request.traceparent,
         )
 
@@ -383,15 +389,16 @@ def _check_capabilities(request: EngineRequest, can: Capabilities) -> None:
     if sampling.seed is not None and sampling.temperature > 0 and not can.seeds:
         raise RequestInvalid("the inference server of this model ignores seeds: leave out `seed`")
     if request.emitted_deltas:
-        lost = _lost_state(sampling, can)
+        lost = _lost_state(request, can)
         if lost is not None:
             raise CheckpointMismatch(f"the inference server cannot continue a request with {lost}")
 
 
-def _lost_state(sampling: SamplingParams, can: Capabilities) -> str | None:
-    """Return the state of an earlier attempt that the server cannot rebuild from its tokens, or None."""
-    if not can.token_ids:
-        return "text instead of tokens"
+def _lost_state(request: EngineRequest, can: Capabilities) -> str | None:
+    """Return the state of an earlier attempt that the server cannot rebuild from its tokens or its text, or None."""
+    sampling = request.sampling
+    if not can.token_ids and (lost := _lost_text(request, can)) is not None:
+        return lost
     if sampling.grammar is not None and not can.continues_grammar:
         return "a grammar"
     if sampling.repetition_penalty != 1.0 and not can.continues_repetition_penalty:
@@ -402,3 +409,14 @@ def _lost_state(sampling: SamplingParams, can: Capabilities) -> str | None:
     if sampling.seed is not None and sampling.temperature > 0 and not can.continues_seed:
         return "a seed"
     return None
+
+
+def _lost_text(request: EngineRequest, can: Capabilities) -> str | None:
+    """Return what a server that goes on with the last message of a conversation cannot rebuild, or None."""
+    if not can.continues_text:
+        return "text instead of tokens"
+    text = "".join(request.emitted_deltas)
+    if THINK_TAGS.opening in text or HERMES_TAGS[0] in text:
+        return "reasoning or tool calls"
+    turns: Any = request.messages["messages"]
+    return "an answer as its last message" if turns[-1]["role"] == "assistant" else None

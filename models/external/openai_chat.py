@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import takewhile
 from typing import Any
 
 from headrace.models.engine.requests import FinishReason, Grammar
@@ -40,25 +41,39 @@ _NEW_LIMIT = "max_completion_tokens"
 class OpenaiChatUpstream:
     """Implements ``models.external.upstream.Upstream``."""
 
-    capabilities = Capabilities(
-        token_ids=False, logprobs=False, grammars=frozenset({"json_schema"}), abort=False, load=False
-    )
-
     def __init__(
         self,
         url: str,
         *,
         api_key: str | None = None,
+        continues: bool = False,
         ask_every_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``ask_every_s``: how often an idle server is asked if it is there. Some count each question."""
+        """``ask_every_s``: how often an idle server is asked if it is there. Some count each question.
+
+        ``continues``: the server has vLLM's ``continue_final_message``, and so the other fields that vLLM has added.
+        """
+        self._continues = self._has_priorities = continues
         self._http = ServerClient(url, api_key)
         self._clock = clock
         self._ask_every_s = ask_every_s
         self._asked_at = clock()
         self._models: tuple[str, ...] = ()
         self._limit = "max_tokens"  # the field's name; OpenAI's newer models have another
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the server can do: what a request has shown that it cannot is left out from then on."""
+        return Capabilities(
+            token_ids=False,
+            logprobs=False,
+            grammars=frozenset({"json_schema"}),
+            priorities=self._has_priorities,
+            abort=False,
+            load=False,
+            continues_text=self._continues,
+        )
 
     async def describe(self) -> ServerInfo:
         """Ask the server for its models."""
@@ -89,13 +104,24 @@ class OpenaiChatUpstream:
                 async for piece in pieces:
                     yield piece
         except UpstreamRefused as error:
-            # "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-            if self._limit not in str(error) or _NEW_LIMIT not in str(error) or self._limit == _NEW_LIMIT:
-                raise
-            self._limit = _NEW_LIMIT
+            self._adapt(request, error)
             async with aclosing(self._generate(request)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    def _adapt(self, request: UpstreamRequest, error: UpstreamRefused) -> None:
+        """Leave out what the server has refused, or raise the error."""
+        said = str(error)
+        # "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+        if self._limit in said and _NEW_LIMIT in said and self._limit != _NEW_LIMIT:
+            self._limit = _NEW_LIMIT
+        elif self._has_priorities and request.priority and "priority" in said.lower():
+            self._has_priorities = False
+        elif request.emitted_text:
+            self._continues = False  # the job's next attempt starts anew
+            raise UpstreamLost(f"the inference server does not go on with an answer: {said}") from error
+        else:
+            raise error
 
     async def abort(self, request_ids: Sequence[str]) -> None:
         """Do nothing: the connections are closed already, and the API knows no ids."""
@@ -105,7 +131,7 @@ class OpenaiChatUpstream:
         await self._http.close()
 
     async def _generate(self, request: UpstreamRequest) -> AsyncGenerator[Piece, None]:
-        answer = _Answer()
+        answer = _Answer(_split(request.emitted_text)[1])
         async with aclosing(self._http.stream(_CHAT, self._body(request), request.headers)) as events:
             async for data in events:
                 if data != _DONE:
@@ -117,6 +143,7 @@ class OpenaiChatUpstream:
 
     def _body(self, request: UpstreamRequest) -> dict[str, object]:
         sampling = request.sampling
+        begun, space = _split(request.emitted_text)
         body: dict[str, object] = {
             **request.messages,
             "model": request.model,
@@ -124,12 +151,21 @@ class OpenaiChatUpstream:
             "stream_options": {"include_usage": True},
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            self._limit: sampling.max_tokens,
+            self._limit: sampling.max_tokens + bool(space),
         }
         for name, off in (("presence_penalty", 0.0), ("frequency_penalty", 0.0), ("seed", None)):
             value = getattr(sampling, name)
             if value != off:
                 body[name] = value
+        if self._continues:
+            # Chunks may have several tokens, and an attempt that goes on has as many fewer.
+            body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+        if self._has_priorities and request.priority:
+            body["priority"] = request.priority
+        if begun:
+            turns: Any = request.messages["messages"]
+            body["messages"] = [*turns, {"role": "assistant", "content": begun}]
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
         if sampling.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
         if sampling.grammar is not None:
@@ -137,10 +173,24 @@ class OpenaiChatUpstream:
         return body
 
 
-class _Answer:
-    """One answer as it comes. Without the server's usage, a chunk with text counts as one token."""
+def _split(text: str) -> tuple[str, str]:
+    """Return a begun answer without the white space at its end, and that space.
 
-    def __init__(self) -> None:
+    Some chat templates cut it off, so the server is to write it again. It is taken for one token.
+    """
+    begun = text.rstrip()
+    return begun, text[len(begun) :]
+
+
+class _Answer:
+    """One answer as it comes. Without the server's usage, a chunk with text counts as one token.
+
+    ``repeated``: the white space with which a server begins that goes on with an answer; it was shown before.
+    """
+
+    def __init__(self, repeated: str = "") -> None:
+        self._repeated = repeated
+        self._num_repeated = bool(repeated)
         self.finish: FinishReason | None = None
         self._calls = _CallWriter()
         self._num_chunks = 0
@@ -157,11 +207,24 @@ class _Answer:
             delta = choice.get("delta") or {}
             text += self._reasoning(delta)
             num_reasoning = len(text)
-            text += self._calls.add(delta)
+            text += self._new(self._calls.add(delta))
             if choice.get("finish_reason"):
                 self.finish = _finish(choice["finish_reason"])
         self._num_chunks += bool(text)
-        return Piece(text=text, num_reasoning=num_reasoning, num_output_tokens=self._num_chunks)
+        return Piece(text=text, num_reasoning=num_reasoning, num_output_tokens=self._num_tokens)
+
+    @property
+    def _num_tokens(self) -> int:
+        counted = self._usage.get("completion_tokens")
+        return self._num_chunks if counted is None else max(0, counted - self._num_repeated)
+
+    def _new(self, text: str) -> str:
+        """Return the text without what was shown before."""
+        pairs = zip(text, self._repeated, strict=False)
+        num_same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        is_over = num_same < len(text)
+        self._repeated = "" if is_over else self._repeated[num_same:]
+        return text[num_same:]
 
     def _reasoning(self, delta: Mapping[str, Any]) -> str:
         """Return the reasoning of a delta, with its marks. What comes after the answer has begun is left out."""
@@ -180,12 +243,13 @@ class _Answer:
         """Return the last piece."""
         finish, self.finish = self.finish, None
         details = self._usage.get("prompt_tokens_details") or {}
+        num_prompt = self._usage.get("prompt_tokens")
         return Piece(
             text=self._calls.close(),
             finish=finish,
-            num_prompt_tokens=self._usage.get("prompt_tokens"),
+            num_prompt_tokens=None if num_prompt is None else num_prompt + self._num_repeated,
             num_cached_tokens=details.get("cached_tokens"),
-            num_output_tokens=self._usage.get("completion_tokens", self._num_chunks),
+            num_output_tokens=self._num_tokens,
             num_reasoning_tokens=(self._usage.get("completion_tokens_details") or {}).get("reasoning_tokens"),
         )
 

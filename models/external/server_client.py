@@ -37,6 +37,9 @@ _DATA = b"data:"
 _AWAY = frozenset({401, 403, 408, 429, 502, 503, 504})
 """Statuses that say nothing about the request: a wrong key, an overloaded server, a proxy without a server."""
 
+_BROKEN = ("error sending request", "error decoding response body", "error reading a body")
+"""What vLLM's router and smg say, with HTTP 500 or in the stream, of a server that is gone: the words of reqwest."""
+
 _BUSY = frozenset({429, 503})
 _TOO_LONG = frozenset({"context_length_exceeded", "exceed_context_size_error"})
 _PAUSE_S = 1.0  # for a busy server that does not say how long
@@ -141,6 +144,8 @@ def _silent(error: Exception) -> UpstreamLost:
 
 def error_of(status: int, reason: str) -> EngineError:
     """Return the error of an answer with this HTTP status, or of one in a stream that has begun."""
+    if any(words in reason for words in _BROKEN):
+        return UpstreamLost(f"the router has lost the inference server: {reason}")
     if status in _AWAY:
         return UpstreamBusy(f"the inference server takes no requests (HTTP {status}): {reason}")
     if status < httpx2.codes.INTERNAL_SERVER_ERROR:

@@ -15,13 +15,16 @@ from typing import Protocol
 
 from headrace.models.engine.requests import EngineError, FinishReason, NumericalError, SampledLogprobs, SamplingParams
 
+SESSION = "x-session-id"
+"""The header by which vLLM's router, AIBrix and Dynamo know a conversation; others can be told its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a server can do for a request. A request that needs more is refused, or starts anew, by ``external_engine``.
 
     ``token_ids``: prompts go in and outputs come out as token ids of the version's tokenizer. Without it the server
-    takes messages and gives text, and no attempt continues an earlier one.
+    takes messages and gives text; with ``continues_text`` it goes on with the text of an earlier attempt.
     ``continues_*``: an attempt may continue after emitted tokens although the request has a grammar, penalties or a
     seed, and the output is distributed as that of an uninterrupted attempt. The repetition penalty is apart, because
     most servers count the prompt's tokens for it, and for the others the generated tokens only.
@@ -42,6 +45,7 @@ class Capabilities:
     """False: the server does not say what it has to do, so its queue is not seen."""
     abort: bool = True
     """False: closing the connection is the only way to end a request."""
+    continues_text: bool = False
     continues_grammar: bool = False
     continues_repetition_penalty: bool = False
     continues_penalties: bool = False
@@ -96,7 +100,8 @@ class UpstreamRequest:
     and the caller's. The engine
     handles stop strings itself. A lower ``priority`` goes first. A piece may have ``piece_tokens`` tokens, which costs
     less than pieces of one token; servers may ignore it. ``messages`` is for servers without token ids: the chat
-    completion request's own fields, as JSON values. ``traceparent`` is sent as the header of this name.
+    completion request's own fields, as JSON values, and ``emitted_text`` the answer that earlier attempts have begun.
+    ``traceparent`` is sent as the header of this name, ``session`` as the one that routers send a conversation by.
     """
 
     id: str
@@ -108,12 +113,15 @@ class UpstreamRequest:
     cache_salt: str = ""
     piece_tokens: int = 1
     messages: dict[str, object] = field(default_factory=dict)
+    emitted_text: str = ""
     traceparent: str | None = None
+    session: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """The request's own HTTP headers."""
-        return {} if self.traceparent is None else {"traceparent": self.traceparent}
+        found = {"traceparent": self.traceparent, SESSION: self.session}
+        return {name: value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True, slots=True)

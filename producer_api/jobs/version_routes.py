@@ -57,6 +57,9 @@ class VersionObject(BaseModel):
     aliases: list[str] = Field(description="the aliases that name it")
     task: str
     engine: str = Field(description="what runs it: `native`, or a server: `vllm`, `sglang`, `openai`")
+    after_a_loss: Literal["goes on", "starts anew"] | None = Field(
+        description="what an answer does whose server or worker is lost; null: no inference server runs the version"
+    )
     base: str | None = Field(
         description="the version whose workers run it: the base of a LoRA adapter, or of the same model the version "
         "whose weights it shares; `name@3`"
@@ -260,6 +263,8 @@ def _view(runtime: Runtime, one: VersionSummary) -> VersionObject:
         | {field: seconds(value) for field, value in at.items()}
         | {
             "id": name,
+            "engine": one.engine.kind.value,
+            "after_a_loss": one.engine.after_a_loss if one.engine.is_external else None,
             "aliases": list(one.aliases),
             "queued": one.num_queued,
             "workers": None if serving is None else serving.workers,

@@ -52,6 +52,7 @@ class EngineSpec(Strict):
     ``context_window``: the server must take at least as many tokens, prompt and output together.
     ``batch_invariant``: the server must compute each answer independently of the others in its batch.
     ``accepts``: what requests may have beside text; only of a server of chat completions.
+    ``continues``: the server has vLLM's ``continue_final_message``; only of a server of chat completions.
     ``weights_digest``: the digest of the folder on which workers start the server (``models.families.model_folder``).
     """
 
@@ -64,6 +65,7 @@ class EngineSpec(Strict):
     context_window: Annotated[int, Field(ge=1)] | None = None
     batch_invariant: bool = False
     accepts: tuple[Modality, ...] | None = None
+    continues: Literal[True] | None = None
     weights_digest: str | None = None
 
     @field_validator("url")
@@ -80,6 +82,18 @@ class EngineSpec(Strict):
                 "SGLang serve too"
             )
         return value or None
+
+    @field_validator("continues")
+    @classmethod
+    def _goes_by_text(cls, value: Literal[True] | None, info: ValidationInfo) -> Literal[True] | None:
+        if value and info.data.get("kind") is not EngineKind.OPENAI:
+            raise ValueError("the engines vllm and sglang go on by token ids: leave it out")
+        return value
+
+    @property
+    def after_a_loss(self) -> Literal["goes on", "starts anew"]:
+        """What an answer does whose server or worker is lost; some requests start anew on every server."""
+        return "starts anew" if self.kind is EngineKind.OPENAI and not self.continues else "goes on"
 
     @property
     def takes_images(self) -> bool:

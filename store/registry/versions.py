@@ -16,7 +16,7 @@ from headrace.store.audit_log import record
 from headrace.store.db.database import Database
 from headrace.store.errors import Conflict, InvalidRequest, NotFound, PreconditionFailed
 from headrace.store.payloads.prompt_reference import PromptUse
-from headrace.store.registry.engine_spec import EngineKind
+from headrace.store.registry.engine_spec import NATIVE, EngineSpec
 from headrace.store.registry.models import DEFAULT_ALIAS, create_alias, point, queue_name, version_of
 from headrace.store.registry.verification_report import VerificationReport
 from headrace.store.schema.version_states import STATE_SQL, VersionState
@@ -31,7 +31,7 @@ _VERSIONS = text(f"""
 SELECT
     model, version, task, digest, dtype, context_window, created_at, retired_at,
     {STATE_SQL} AS state, COALESCE(retired_at, state_at) AS state_at, state_reason, verification,
-    engine ->> 'kind' AS engine,
+    engine,
     base_model || '@' || base_version AS base, COALESCE(base_model = model, false) AS shares_weights, quantized_from,
     template - 'messages' AS template,
     ARRAY(
@@ -111,7 +111,7 @@ _DELETE = (
 
 @dataclass(frozen=True, slots=True)
 class VersionSummary:
-    """A version with its aliases and the number of its jobs that wait. ``engine``: the kind of its server, if any.
+    """A version with its aliases and the number of its jobs that wait. ``engine``: what runs it.
 
     ``state_at``: since when it has the state. ``state_reason``: why, one sentence, if there is something to say.
     ``verification``: None if it has none, as versions without weights.
@@ -131,7 +131,7 @@ class VersionSummary:
     state_at: datetime
     state_reason: str | None
     verification: VerificationReport | None
-    engine: str
+    engine: EngineSpec
     base: str | None
     shares_weights: bool
     quantized_from: str | None
@@ -144,13 +144,12 @@ def list_versions(db: Database, model: str | None = None) -> list[VersionSummary
     """Return all versions, retired ones too, by model and newest first."""
     with db.autocommit() as connection:
         rows = connection.execute(_VERSIONS, {"model": model}).mappings().all()
-    own = EngineKind.NATIVE.value
     return [
         VersionSummary(
             **{
                 **row,
                 "aliases": tuple(row["aliases"]),
-                "engine": row["engine"] or own,
+                "engine": NATIVE if row["engine"] is None else EngineSpec.model_validate(row["engine"]),
                 "state": VersionState(row["state"]),
                 "verification": row["verification"] and VerificationReport.model_validate(row["verification"]),
                 "template": row["template"] and PromptUse.model_validate(row["template"]),

@@ -13,8 +13,10 @@ from headrace.store.db.database import Database
 from headrace.store.errors import ModelLoadError, NotFound
 from headrace.store.registry.engine_spec import EngineKind
 from headrace.store.registry.models import read_file, resolve
+from headrace.store.registry.versions import list_versions
 from headrace.store.settings import Settings
 from tests.models import tiny
+from tests.refusals import Naming
 
 URL = "http://10.1.2.3:8000"
 
@@ -55,6 +57,17 @@ def test_the_operators_server_needs_its_address_and_the_tokenizer(
     assert main([*given, "--url", URL, "--served-model", "base", "--adapter", "poet", "--context-window", "512"]) == 0
     second = resolve(db, "llama@2")
     assert (second.engine.request_model, second.context_window) == ("poet", 512)
+
+
+def test_a_version_says_what_becomes_of_a_lost_answer(db: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["register", "behind", "--engine", "openai", "--url", URL, "--context-window", "512"]
+    for more, said in ([], Naming("starts anew", "--continues")), (["--continues"], Naming("goes on")):
+        assert main([*given, *more]) == 0
+        assert capsys.readouterr().err == said
+    found = {one.version: one.engine.after_a_loss for one in list_versions(db, "behind")}
+    assert found == {1: "starts anew", 2: "goes on"}
+    assert main(["register", "other", "--engine", "vllm", "--url", URL, "--continues"]) == 1
+    assert capsys.readouterr().err == Naming("continues")
 
 
 def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, tmp_path: Path) -> None:

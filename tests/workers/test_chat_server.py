@@ -20,8 +20,10 @@ from tests.workers.conftest import Bench, Duties, worker_command, worker_environ
 
 
 @pytest.fixture
-def server() -> Iterator[FakeChat]:
-    server = FakeChat()
+def server(request: pytest.FixtureRequest) -> Iterator[FakeChat]:
+    """Its parameter: it goes on with an answer."""
+    continues = getattr(request, "param", False)
+    server = FakeChat(continues=continues, writes_usage=not continues)
     yield server
     server.close()
 
@@ -35,7 +37,13 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def bench(db: Database, settings: Settings, server: FakeChat) -> Iterator[Bench]:
-    spec = EngineSpec(kind=EngineKind.OPENAI, url=server.url, served_model=MODEL, context_window=2048)
+    spec = EngineSpec(
+        kind=EngineKind.OPENAI,
+        url=server.url,
+        served_model=MODEL,
+        context_window=2048,
+        continues=server.continues or None,
+    )
     bench = Bench(db, settings, register_external(db, "served", spec, source=None, tokenizer=None, actor="tests"))
     duties = Duties(bench)
     duties.start()
@@ -93,6 +101,31 @@ def test_an_attempt_that_lost_its_worker_starts_anew(
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     assert (job.output or {})["text"] == text_of(content, 100)
     assert [call.body["messages"] for call in server.calls] == [[{"role": "user", "content": content}]] * 2
+
+
+@pytest.mark.parametrize("server", [True], indirect=True)
+@pytest.mark.parametrize("lost", ["server", "worker"])
+def test_an_answer_goes_on_where_its_server_or_its_worker_was_lost(
+    bench: Bench, server: FakeChat, start_worker: Callable[[], Process], lost: str
+) -> None:
+    server.step_s = 0.1
+    worker, content = start_worker(), f"{ON_AND_ON}a mill"
+    job_id = submit(bench, content, max_tokens=100)
+    wait_for(lambda: server.num_tokens > 50, "text comes, after the two questions of the worker")
+    if lost == "server":
+        server.restart(away_s=0.1)
+    else:
+        worker.signal(signal.SIGKILL)
+        bench.end_leases()
+        start_worker()
+    server.step_s = 0.01
+    (job,) = bench.wait_ended([job_id])
+    assert (job.state, (job.output or {})["text"]) == (JobState.SUCCEEDED, text_of(content, 100))
+    assert ((job.usage or {})["input_tokens"], (job.usage or {})["output_tokens"]) == (len(content), 100)
+    begun = server.calls[-1].body["messages"][-1]
+    assert begun["role"] == "assistant"
+    assert text_of(content, 100).startswith(begun["content"])
+    assert server.calls[-1].max_tokens < 100
 
 
 @pytest.mark.full

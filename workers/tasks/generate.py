@@ -31,7 +31,7 @@ from headrace.models.engine.requests import (
 from headrace.models.engine.runner import Runner
 from headrace.models.loading.load import adapter_loader, check_adapter, load_runner, number_format, with_faults
 from headrace.prompts.bad_words import banned_sequences
-from headrace.prompts.chat_server import ChatFields
+from headrace.prompts.chat_server import ChatFields, session_of
 from headrace.prompts.detokenizer import Detokenizer
 from headrace.prompts.tasks.generate import build_prompt, fit
 from headrace.prompts.tasks.task_inputs import ReadFile
@@ -307,6 +307,7 @@ class Generating:
             if (marks := payload.reasoning) and not is_chat
             else None,
             traceparent=self._spans.traceparent(attempt),
+            session="" if self._kind is EngineKind.NATIVE else session_of(attempt.claim.tenant_id, payload.input),
         )
 
 

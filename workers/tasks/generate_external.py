@@ -18,8 +18,8 @@ from headrace.models.engine.protocol import AnyEngine
 from headrace.models.engine.requests import EngineError
 from headrace.models.external.connect import connect
 from headrace.models.external.external_engine import ExternalConfig, ExternalEngine
-from headrace.models.external.image_probe import why_no_images
 from headrace.models.external.server_check import ServerCheck
+from headrace.models.external.server_probes import why_no_images, why_not_continued
 from headrace.models.external.upstream import Upstream, UpstreamLost
 from headrace.prompts.chat_server import chat_fields
 from headrace.prompts.detokenizer import Detokenizer
@@ -217,6 +217,8 @@ def _compare(spec: EngineSpec, url: str, api_key: str) -> None:
             reason = ServerCheck(spec, is_own=False).refuse(info)
             if reason is None and spec.takes_images:
                 reason = await why_no_images(upstream, spec.request_model)
+            if reason is None and spec.continues:
+                reason = await why_not_continued(upstream, spec.request_model)
             return reason
         finally:
             await upstream.close()

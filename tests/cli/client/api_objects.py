@@ -87,6 +87,7 @@ VERSION: dict[str, Any] = {
     "verification": {"dtype": "float32", "not_measured": "too large"},
     "template": {"id": "pt_1", "name": "guide", "version": 3},
     "quantized_from": None,
+    "after_a_loss": None,
 }
 TOOL: dict[str, Any] = {
     "id": "tool_1",

@@ -164,7 +164,7 @@ def test_what_a_request_is_told_of_itself() -> None:
 
 def test_an_inference_servers_own_counts_are_given_on() -> None:
     state = seq(ask("prompt"))
-    assert state.add_text("answer", 2.0) is None
+    assert state.add_text("answer", 2.0, 0) is None
     state.reported_prompt_tokens, state.reported_output_tokens, state.reported_reasoning_tokens = 12, 34, 5
     assert state.note_found(4) == 4
     state.was_preempted = True

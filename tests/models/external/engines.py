@@ -74,6 +74,11 @@ class Rig:
     words: Sequence[tuple[int, ...]] = tuple(tuple(text.encode()) for text in ("the mill", "a river", "oak and iron"))
 
     @property
+    def goes_on(self) -> bool:
+        """True if an attempt goes on after an earlier one, by its tokens or by its text."""
+        return self.can.token_ids or self.can.continues_text
+
+    @property
     def long(self) -> int:
         """``max_tokens`` of a request that a test ends: so many that it does not end before."""
         return self.window - 40
@@ -201,7 +206,7 @@ def sglang(**how: Any) -> Iterator[Rig]:
 def chat(**how: Any) -> Iterator[Rig]:
     """A fake server of chat completions, with our engine on it."""
     server = FakeChat(writes_usage=False, **how)
-    upstream = OpenaiChatUpstream(server.url, ask_every_s=0.05)
+    upstream = OpenaiChatUpstream(server.url, ask_every_s=0.05, continues=server.continues)
     try:
         with external(upstream, server.url, fake_chat.MODEL, lambda: upstream, messages=chat_messages) as rig:
             rig.server = server
@@ -290,4 +295,5 @@ ENGINES: Mapping[str, Callable[[], Any]] = {
     "sglang": sglang,
     "sglang deterministic": lambda: sglang(is_deterministic=True, is_incremental=True),
     "openai": chat,
+    "openai, goes on": lambda: chat(continues=True),
 }

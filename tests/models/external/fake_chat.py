@@ -1,6 +1,7 @@
 """A server of OpenAI's chat completions on the fake model, as vLLM, llama.cpp and Headrace itself write the answers.
 
-The prompt is the last message. After ON_AND_ON the answer does not end by itself.
+The prompt is the last message of the user. After ON_AND_ON the answer does not end by itself. With ``continues`` it
+goes on with a last message of the assistant, as vLLM does; its chat template trims that message, as Llama 3's does.
 """
 
 import json
@@ -18,7 +19,11 @@ SCRIPT_FINISH = "tool_calls"
 class FakeChat(FakeServer):
     """``script`` are deltas that replace the model's answer. ``refusals`` are given to the next requests, in order."""
 
-    def __init__(self, *, writes_usage: bool = True, wants_new_limit: bool = False, **size: Any) -> None:
+    def __init__(
+        self, *, writes_usage: bool = True, wants_new_limit: bool = False, continues: bool = False, **size: Any
+    ) -> None:
+        self.continues = continues
+        self.by_priority = True
         self.writes_usage = writes_usage
         self.wants_new_limit = wants_new_limit
         self.takes_no_images = False
@@ -50,16 +55,23 @@ class FakeChat(FakeServer):
             message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
             await answer.json(400, {"error": {"message": message, "code": "unsupported_parameter"}})
             return
-        call = call_of(body)
+        if body.get("priority") and not self.by_priority:
+            message = "Got priority 1 but Priority scheduling is not enabled."
+            await answer.json(400, {"error": {"message": message, "code": 400}})
+            return
+        call = call_of(body, continues=self.continues)
         await answer.begin_stream()
         await answer.event(_chunk({"role": "assistant", "content": ""}))
         if self.script:
             await self._write_script(call, answer)
         else:
             async with aclosing(self.tokens(call)) as tokens:
-                async for token, _, finish in tokens:
+                async for token, num_output, finish in tokens:
                     text = "" if token is None or token >= EOS else chr(token)
-                    await answer.event(_chunk({"content": text} if text else {}, finish))
+                    chunk = _chunk({"content": text} if text else {}, finish)
+                    if body["stream_options"].get("continuous_usage_stats") and self.continues:
+                        chunk["usage"] = {"prompt_tokens": _num_prompt(body), "completion_tokens": num_output}
+                    await answer.event(chunk)
         if self.writes_usage:
             usage = {"prompt_tokens": 1234, "completion_tokens": 567, "total_tokens": 1801}
             await answer.event({"choices": [], "usage": {**usage, "prompt_tokens_details": {"cached_tokens": 8}}})
@@ -73,20 +85,29 @@ class FakeChat(FakeServer):
         await answer.event(_chunk(self.script[-1], SCRIPT_FINISH))
 
 
-def call_of(body: dict[str, Any]) -> Call:
-    content = body["messages"][-1]["content"]
+def call_of(body: dict[str, Any], *, continues: bool = False) -> Call:
+    *before, last = body["messages"]
+    begun = last["content"].strip() if continues and body.get("continue_final_message") else ""
+    content = (before[-1] if begun else last)["content"]
     if isinstance(content, list):
         content = "".join(part["text"] for part in content if part["type"] == "text")
     return Call(
         id=f"chatcmpl-{id(body)}",
-        prompt=tuple(content.encode()),
+        prompt=tuple((content + begun).encode()),
         max_tokens=body.get("max_tokens") or body["max_completion_tokens"],
         temperature=body.get("temperature", 1.0),
         seed=body.get("seed"),
         ignore_eos=content.startswith(ON_AND_ON),
         grammar=_grammar(body.get("response_format")),
+        priority=body.get("priority", 0),
         body=body,
     )
+
+
+def _num_prompt(body: dict[str, Any]) -> int:
+    """Count the bytes of the conversation, and one mark between two turns and before a new answer."""
+    marks = len(body["messages"]) - 1 - bool(body.get("continue_final_message"))
+    return sum(len(message["content"].encode()) for message in body["messages"]) + marks
 
 
 def _has_images(body: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ COLUMNS = {
     "sglang": "SGLang",
     "sglang deterministic": "SGLang, deterministic",
     "openai": "chat completions",
+    "openai, goes on": "chat completions, `--continues`",
 }
 """The columns of the tables by the names of the contract's engines."""
 
@@ -60,7 +61,8 @@ def _continuation(can: Capabilities, needs: str | None) -> str:
     """Return what happens to a request that needs this capability to go on."""
     if needs == "continues_seed" and not can.seeds:
         return "refused"
-    return "goes on" if can.token_ids and (needs is None or getattr(can, needs)) else "starts anew"
+    goes_on = can.token_ids or can.continues_text
+    return "goes on" if goes_on and (needs is None or getattr(can, needs)) else "starts anew"
 
 
 def test_the_tables_have_a_column_for_each_engine() -> None:

@@ -1,17 +1,28 @@
 """What is the chat completions adapter's own: fields, counts, tool calls, busy servers and errors."""
 
+import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from headrace.models.engine.requests import CompletionOutput, EngineError, FinishReason
+from headrace.models.engine.requests import (
+    UNKNOWN_TOKEN,
+    CheckpointMismatch,
+    CompletionOutput,
+    EngineError,
+    FinishReason,
+)
+from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.server_probes import why_not_continued
 from headrace.models.external.upstream import UpstreamFailed, UpstreamLost, UpstreamRefused
 from headrace.prompts.tool_calls import ToolCallReader
 from headrace.store.tasks.generate import ToolStyle
-from tests.models.external.engines import Rig, chat, wait_until
+from tests.models.external.engines import Rig, chat, continued, wait_until
 from tests.models.external.fake_model import answer
+from tests.refusals import Naming
 
 
 @pytest.fixture
@@ -53,6 +64,71 @@ def test_a_server_that_wants_the_new_name_of_the_limit_gets_it_from_then_on(chat
     for _ in range(2):
         assert ask(chat_rig, max_tokens=4, ignore_eos=True).text == bytes(answer(b"on and on: the mill", 4)).decode()
     assert [call.body.get("max_completion_tokens") for call in chat_rig.server.calls] == [4, 4]
+
+
+def test_priorities_are_left_out_once_the_server_has_refused_one() -> None:
+    with chat(continues=True) as rig:
+        rig.server.by_priority = False
+        for number in range(2):
+            assert rig.run(replace(rig.ask(), id=f"job-{number}", class_rank=2)).text
+        assert [call.body.get("priority") for call in rig.server.calls] == [None, None]
+
+
+def test_an_answer_goes_on_as_the_last_message_with_as_many_tokens_fewer() -> None:
+    with chat(continues=True) as rig:
+        whole = rig.run(rig.ask(ignore_eos=True))
+        for num_begun in range(1, 40):
+            first = rig.run(rig.ask(max_tokens=num_begun, ignore_eos=True))
+            if first.text.endswith("  "):
+                continue  # two tokens here; a real tokenizer has one for them
+            second = rig.run(continued(rig.ask(ignore_eos=True), first))
+            assert (second.text, second.num_output_tokens) == (whole.text, 40), "also after white space"
+            assert second.num_prompt_tokens == whole.num_prompt_tokens
+        sent = rig.server.calls[-1].body
+        assert sent["messages"][-1] == {"role": "assistant", "content": first.text.rstrip()}
+        assert (sent["continue_final_message"], sent["add_generation_prompt"]) == (True, False)
+
+
+def test_a_server_that_ignores_the_field_does_not_go_on() -> None:
+    for continues in (True, False):
+        with chat(continues=continues) as rig:
+            rig.server.writes_usage = not continues
+            upstream = OpenaiChatUpstream(rig.server.url, continues=True)
+
+            async def ask(asked: OpenaiChatUpstream = upstream) -> str | None:
+                try:
+                    return await why_not_continued(asked, "tiny")
+                finally:
+                    await asked.close()
+
+            found = asyncio.run(ask())
+        assert found == (None if continues else Naming("--continues", "1234"))
+
+
+BEGUN: dict[str, tuple[str, dict[str, Any]]] = {
+    "reasoning": ("<think>9 or", {}),
+    "a tool call": ("<tool_call>\n{", {}),
+    "an answer before it": ("nine", {"messages": [{"role": "assistant", "content": "on and on: "}]}),
+}
+
+
+@pytest.mark.parametrize("state", BEGUN)
+def test_what_a_last_message_cannot_say_starts_anew(state: str) -> None:
+    text, messages = BEGUN[state]
+    with chat(continues=True) as rig:
+        request = replace(rig.ask(), emitted=(UNKNOWN_TOKEN,), emitted_deltas=(text,))
+        with pytest.raises(CheckpointMismatch):
+            rig.engine.check(replace(request, messages=messages or request.messages))
+
+
+def test_a_server_that_refuses_to_go_on_is_asked_anew() -> None:
+    with chat(continues=True) as rig:
+        again = continued(rig.ask(), rig.run(rig.ask(max_tokens=5, ignore_eos=True)))
+        rig.server.refusals = [(400, {}, {"error": {"message": "the template refuses it"}})]
+        with pytest.raises(UpstreamLost, match="the template"):
+            rig.run(again)
+        with pytest.raises(CheckpointMismatch):
+            rig.engine.check(again)
 
 
 PIECES = [
@@ -122,6 +198,7 @@ ERRORS: list[tuple[int, Any, type[EngineError], str]] = [
     (422, {"detail": [{"loc": ["body"], "msg": "bad", "input": "the mill"}]}, UpstreamRefused, "invalid_value"),
     (401, {"error": {"message": "wrong key"}}, UpstreamLost, "worker_lost"),
     (500, {"error": {"message": "out of luck"}}, UpstreamFailed, "engine_error"),
+    (500, "Request failed: error sending request for url (http://10.0.0.1/)", UpstreamLost, "worker_lost"),
 ]
 
 

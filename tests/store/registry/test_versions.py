@@ -95,7 +95,7 @@ def test_versions_are_listed_with_what_names_them_and_what_waits(db: Database, a
     versions.set_alias(db, "tiny", "stable", 1, "test")
     versions.retire(db, "tiny", 2, "test")
     second, first = versions.list_versions(db, "tiny")
-    assert (first.aliases, first.num_queued, first.retired_at, first.engine) == (
+    assert (first.aliases, first.num_queued, first.retired_at, first.engine.kind) == (
         ("default", "stable"),
         1,
         None,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from headrace.models.engine.requests import FinishReason, SamplingParams
-from headrace.models.external import image_probe
+from headrace.models.external import server_probes
 from headrace.models.external.connect import connect
-from headrace.models.external.image_probe import PICTURE, why_no_images
 from headrace.models.external.openai_chat import OpenaiChatUpstream
+from headrace.models.external.server_probes import PICTURE, why_no_images
 from headrace.models.external.sglang import SglangUpstream
 from headrace.models.external.upstream import Piece, UpstreamFailed, UpstreamLost, UpstreamRefused
 from headrace.models.external.vllm import VllmUpstream
@@ -43,7 +43,7 @@ def test_a_server_is_asked_about_one_white_picture(monkeypatch: pytest.MonkeyPat
     seeing = Eyes(pieces=[Piece(text="white", finish=FinishReason.STOP)])
     assert asyncio.run(why_no_images(seeing, "m")) is None
     (asked,) = seeing.sent
-    assert (asked.id, asked.model, asked.prompt, asked.sampling) == ("image-probe", "m", (), SamplingParams(16))
+    assert (asked.id, asked.model, asked.prompt, asked.sampling) == ("probe", "m", (), SamplingParams(16))
     messages: Any = asked.messages["messages"]
     text, image = messages[0]["content"]
     assert (messages[0]["role"], text) == ("user", {"type": "text", "text": "Name the colour."})
@@ -53,7 +53,7 @@ def test_a_server_is_asked_about_one_white_picture(monkeypatch: pytest.MonkeyPat
         assert asyncio.run(why_no_images(Eyes(pieces=[error]), "m")) == Naming("--accepts images", ": no eyes")
     with pytest.raises(UpstreamLost, match="away"):
         asyncio.run(why_no_images(Eyes(pieces=[UpstreamLost("away")]), "m"))
-    monkeypatch.setattr(image_probe, "LONGEST_S", 0.0)
+    monkeypatch.setattr(server_probes, "LONGEST_S", 0.0)
     with pytest.raises(UpstreamLost) as lost:
         asyncio.run(why_no_images(Eyes(), "m"))
-    assert str(lost.value) == Naming("picture", " 0 s")
+    assert str(lost.value) == Naming(" 0 s")
