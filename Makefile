@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr 
 LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum | tr ' ' -)
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-roofline bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills media-kills failover
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-roofline bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-large-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills media-kills failover
 .PHONY: containers containers-tests load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
 
 help:  ## list the targets
@@ -100,6 +100,9 @@ bench-planner: $(STAMP)  ## the forecast of `headrace plan` beside three live bu
 
 bench-batch: $(STAMP)  ## the first token of an interactive stream, alone and beside a running batch: about 3 minutes
 	@$(BIN)/python -m benchmarks.batch
+
+bench-large-batch: $(STAMP)  ## one batch of 100,000 lines on the model without weights: about 10 minutes
+	@$(BIN)/python -m benchmarks.large_batch
 
 bench-tenants: $(STAMP)  ## one tenant's waits, alone and beside one that sends ten times the capacity: about 3 minutes
 	@$(BIN)/python -m benchmarks.tenants

@@ -202,7 +202,7 @@ class Settings(BaseSettings):
     # Batches are kept and files removed by one of the API processes that may; "off" leaves that to the others.
     keep_batches: Literal["on", "off"] = "on"
     max_batch_lines: int = Field(1_000_000, ge=1)
-    # Lines of all batches together that are jobs and have not ended.
+    # Lines of all batches together that are jobs and have not ended; more for versions with more than half the slots.
     batch_lines_under_way: int = Field(1024, ge=1)
     # Of a worker's slots, what jobs of the batch class may have.
     batch_share: float = Field(0.75, gt=0, le=1)

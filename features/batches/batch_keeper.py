@@ -53,7 +53,7 @@ IDLE_S = 1.0
 SLEEP_FACTOR = 3.0
 """After each turn the thread sleeps this multiple of the turn's CPU time."""
 
-MAX_LINES_PER_TURN = 64
+MAX_LINES_PER_TURN = 256
 MAX_BYTES_PER_TURN = 1 << 20
 MAX_TAKING_S = 0.5
 """No further line is taken in a turn after this: a grammar, a policy or a template may take a second or two."""
@@ -244,7 +244,9 @@ class BatchKeeper(ApiWork):
     def _take_lines(self, progress: BatchProgress) -> int:
         """Submit the next lines as jobs, within the limits; return their number."""
         batch, turns = progress.batch, self._round_robin
-        num_live, most_under_way = turns.num_live(batch.tenant_id), self._settings.batch_lines_under_way
+        num_live = turns.num_live(batch.tenant_id)
+        # A worker that has as many lines queued as it has slots never waits for the keeper.
+        most_under_way = max(self._settings.batch_lines_under_way, 2 * progress.num_slots)
         most = num_to_take(progress.num_unfinished, num_live, turns.num_tenants, most_under_way)
         most = min(most, self._queue_limits.slack(batch.tenant_id))
         if most <= 0 or batch.input_digest is None:

@@ -1,8 +1,9 @@
-"""Writes the result files of a batch in pieces: answers to the output file, everything else to the error file.
+"""The results of a batch. The keeper writes them to files in pieces: answers to the output file, all else to another.
 
     {"id", "custom_id", "response": {"status_code", "request_id", "body"}, "error": null}
 
-Each input line is in exactly one of the two files, in input order, also if it never became a job.
+Each input line is in exactly one of the two files, in input order, also if it never became a job. ``read_ended`` reads
+the same lines while the batch runs.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from headrace.features.files.blob_storage import Blobs, BlobWriter
 from headrace.producer_api.server.errors import body_of, internal_error, status_of
 from headrace.producer_api.tasks.task_routes import ParsedRequest
 from headrace.store.db.database import Database
-from headrace.store.errors import HeadraceError
+from headrace.store.errors import HeadraceError, NotFound
 from headrace.store.jobs import jobs
 from headrace.store.jobs.jobs import Job
 from headrace.store.schema.batch_states import BatchStatus
@@ -77,6 +78,11 @@ class _Line:
     job: Job | None
 
     @property
+    def is_under_way(self) -> bool:
+        """True if the line has a job that has not ended."""
+        return self.job is not None and not self.job.state.is_terminal
+
+    @property
     def is_unfinished(self) -> bool:
         """True if the line was not processed in time."""
         if self.stored is None:
@@ -114,26 +120,8 @@ class _Writer:
 
     def write(self, line: _Line, batch: Batch, settings: Settings) -> None:
         """Write the result of a line to its file."""
-        custom_id = custom_id_of(line.raw)
-        result: dict[str, Any] = {
-            "id": f"batch_req_{batch.id.removeprefix('batch_')}_{line.raw.number}",
-            "custom_id": custom_id,
-            "response": None,
-            "error": None,
-        }
-        is_answered = False
-        if line.stored is not None and line.stored.refusal is not None:
-            result["response"] = {"request_id": result["id"], **line.stored.refusal}
-        elif line.job is None or line.job.state in (JobState.CANCELLED, JobState.EXPIRED):
-            was_cancelled = batch.status is BatchStatus.CANCELLING or (
-                line.job is not None and line.job.state is JobState.CANCELLED
-            )
-            result["error"] = _CANCELLED if was_cancelled else _EXPIRED
-        else:
-            status_code, body = _answer(self._db, line.raw, line.job, batch, settings)
-            is_answered = status_code == OK
-            result["response"] = {"status_code": status_code, "request_id": line.job.id, "body": body}
-        self._draft(is_answered=is_answered).write(orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE))
+        is_answered, result = _result(self._db, line, batch, settings)
+        self._draft(is_answered=is_answered).write(result)
 
     def _draft(self, *, is_answered: bool) -> BlobWriter:
         if is_answered:
@@ -141,6 +129,61 @@ class _Writer:
             return self.output
         self.errors = self.errors or self._blobs.create()
         return self.errors
+
+
+def _result(db: Database, line: _Line, batch: Batch, settings: Settings) -> tuple[bool, bytes]:
+    """Return whether the line has an answer, and its result as a line of JSON."""
+    result: dict[str, Any] = {
+        "id": f"batch_req_{batch.id.removeprefix('batch_')}_{line.raw.number}",
+        "custom_id": custom_id_of(line.raw),
+        "response": None,
+        "error": None,
+    }
+    is_answered = False
+    if line.stored is not None and line.stored.refusal is not None:
+        result["response"] = {"request_id": result["id"], **line.stored.refusal}
+    elif line.job is None or line.job.state in (JobState.CANCELLED, JobState.EXPIRED):
+        was_cancelled = batch.status is BatchStatus.CANCELLING or (
+            line.job is not None and line.job.state is JobState.CANCELLED
+        )
+        result["error"] = _CANCELLED if was_cancelled else _EXPIRED
+    else:
+        status_code, body = _answer(db, line.raw, line.job, batch, settings)
+        is_answered = status_code == OK
+        result["response"] = {"status_code": status_code, "request_id": line.job.id, "body": body}
+    return is_answered, orjson.dumps(result, option=orjson.OPT_APPEND_NEWLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The line of the input that is read next, and where it begins."""
+
+    line: int = 1
+    offset: int = 0
+
+
+def read_ended(
+    db: Database, blobs: Blobs, settings: Settings, batch: Batch, after: Position, limit: int
+) -> tuple[list[bytes], Position]:
+    """Return the results of at most ``limit`` lines from a position on, up to the first that has not ended.
+
+    They are lines of JSON, as in the files of the batch's end. The position returned is where to go on. Raises NotFound
+    if they were deleted, Unavailable.
+    """
+    results: list[bytes] = []
+    if batch.input_digest is None or after.line >= batch.next_line:
+        return results, after
+    with blobs.open(batch.input_digest) as content:
+        lines = read_lines(content, settings.max_body_bytes, number=after.line, offset=after.offset)
+        for piece in _pieces(islice(lines, limit)):
+            for each in _joined(db, batch, piece):
+                if each.stored is None and each.raw.number < batch.next_line:
+                    raise NotFound(f"the results of {batch.id[:80]} were deleted")
+                if each.stored is None or each.is_under_way:
+                    return results, after
+                results.append(_result(db, each, batch, settings)[1])
+                after = Position(each.raw.number + 1, each.raw.next_offset)
+    return results, after
 
 
 def _answer(db: Database, raw: RawLine, job: Job, batch: Batch, settings: Settings) -> tuple[int, dict[str, Any]]:

@@ -15,11 +15,15 @@ from starlette.responses import Response
 
 from headrace.features.batches import batches
 from headrace.features.batches.batch_keeper import BatchKeeper, keeper_for
+from headrace.features.batches.batch_results import Position, read_ended
+from headrace.features.batches.batch_retry import write_missing
 from headrace.features.batches.batch_views import BatchList, BatchObject, batch_list, batch_object
 from headrace.features.batches.batches import Batch, NewBatch
 from headrace.features.cheap_hours.hours import read_hours
 from headrace.features.files import files
+from headrace.features.files.blob_storage import Blobs
 from headrace.features.files.file_routes import check_life_s
+from headrace.features.files.file_work import BlobsOf
 from headrace.features.files.files import File, Purpose
 from headrace.producer_api.access.auth import JobsReader, JobsWriter
 from headrace.producer_api.http.requests import OriginOf, RuntimeOf, StrictJsonRoute
@@ -218,9 +222,97 @@ async def get_batch(runtime: RuntimeOf, principal: JobsReader, batch_id: BatchId
     return JsonResponse(batch_object(await run_in_threadpool(batches.get, runtime.db, principal.tenant_id, batch_id)))
 
 
+@router.get(
+    "/{batch_id}/results",
+    response_class=Response,
+    responses={200: {"description": "Lines as in the output and error files", "content": {"application/x-jsonl": {}}}},
+    summary="Read results of a running batch",
+)
+async def read_results(
+    runtime: RuntimeOf,
+    blobs: BlobsOf,
+    principal: JobsReader,
+    batch_id: BatchId,
+    after: Annotated[
+        str, Query(pattern=r"^\d{1,10}\.\d{1,15}$", description="`Headrace-Next` of the previous answer")
+    ] = "1.0",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+) -> Response:
+    """Return results in the order of the input, up to the first line that has not ended; later as in the batch's files.
+
+    The header `Headrace-Next` is where to go on: the same as `after` while there is nothing new.
+    """
+    line, _, offset = after.partition(".")
+    position = Position(max(1, int(line)), int(offset))
+
+    def read() -> tuple[list[bytes], Position]:
+        batch = batches.get(runtime.db, principal.tenant_id, batch_id)
+        return read_ended(runtime.db, blobs, runtime.settings, batch, position, limit)
+
+    found, go_on = await run_in_threadpool(read)
+    headers = {"Headrace-Next": f"{go_on.line}.{go_on.offset}"}
+    return Response(b"".join(found), media_type="application/x-jsonl", headers=headers)
+
+
 @router.post("/{batch_id}/cancel", response_model=BatchObject, summary="Cancel a batch")
 async def cancel_batch(runtime: RuntimeOf, keeper: KeeperOf, principal: JobsWriter, batch_id: BatchId) -> Response:
     """Cancel the remaining lines. The finished lines are published as soon as no job of the batch is running."""
     batch = await run_in_threadpool(batches.request_cancel, runtime.db, principal.tenant_id, batch_id)
     keeper.wake()
     return JsonResponse(batch_object(batch))
+
+
+@router.post("/{batch_id}/retry", response_model=BatchObject, summary="Run again what has no answer")
+async def retry_batch(
+    runtime: RuntimeOf, keeper: KeeperOf, blobs: BlobsOf, principal: JobsWriter, batch_id: BatchId, origin: OriginOf
+) -> Response:
+    """Create a batch of the lines of an ended one that have no answer, under their `custom_id`s.
+
+    Their requests become its input file. Endpoint, window and metadata are those of the earlier batch.
+    """
+    batch = await run_in_threadpool(_retry, runtime, blobs, principal, batch_id, origin)
+    keeper.wake()
+    return JsonResponse(batch_object(batch))
+
+
+def _retry(runtime: Runtime, blobs: Blobs, principal: Principal, batch_id: str, origin: Origin) -> Batch:
+    earlier = batches.get(runtime.db, principal.tenant_id, batch_id)
+    made: list[File] = []
+
+    def input_file() -> File:
+        draft = write_missing(runtime.db, blobs, runtime.settings, earlier)
+        try:
+            name, most_bytes = f"{earlier.id}_missing.jsonl", runtime.settings.tenant_stored_bytes
+            made.append(
+                files.create(
+                    runtime.db,
+                    principal.tenant_id,
+                    draft,
+                    filename=name,
+                    purpose=Purpose.BATCH,
+                    most_bytes=most_bytes,
+                )
+            )
+        finally:
+            draft.drop()
+        return made[0]
+
+    body = BatchRequest(
+        input_file_id="",
+        endpoint=earlier.url,
+        completion_window=earlier.completion_window,
+        metadata=earlier.metadata,
+    )
+    new = replace(
+        new_batch(body, origin, principal.key_id, runtime.digests.fingerprints(origin.fingerprint)),
+        output_ttl_s=earlier.output_ttl_s,
+    )
+    used = None
+    try:
+        batch = store_batch(runtime, principal, new, input_file, is_retry=origin.is_retry)
+        used = batch.input_file_id
+    finally:
+        for file in made:
+            if file.id != used:
+                files.delete(runtime.db, principal.tenant_id, file.id, actor=principal.key_id)
+    return batch

@@ -16,6 +16,7 @@ from headrace.features.files.blob_storage import BlobWriter
 from headrace.features.files.files import Purpose, add
 from headrace.features.flows.store.settling import settle
 from headrace.store.db.database import Database
+from headrace.store.db.presence import GONE_AFTER_S
 from headrace.store.errors import HeadraceError
 from headrace.store.failpoints import failpoint
 from headrace.store.jobs.acceptance import Accepted, NewJob, accept_within
@@ -50,13 +51,14 @@ class StoredLine:
 class BatchProgress:
     """An unfinished batch, the number of its jobs that have not ended, and the time left in its window, in seconds.
 
-    ``is_early``: its ``start_after`` has not come.
+    ``is_early``: its ``start_after`` has not come. ``num_slots``: of the live workers of its versions.
     """
 
     batch: Batch
     num_unfinished: int
     remaining_s: float
     is_early: bool
+    num_slots: int = 0
 
 
 # All batches that have not ended.
@@ -89,7 +91,10 @@ _PROGRESS = text(f"""
 SELECT {COLUMNS},
     (SELECT count(*) FROM batch_lines WHERE batch_id = batches.id AND outcome IS NULL) AS num_unfinished,
     CAST(extract(epoch FROM expires_at - now()) AS float8) AS remaining_s,
-    COALESCE(start_after > now(), false) AS is_early
+    COALESCE(start_after > now(), false) AS is_early,
+    (SELECT CAST(COALESCE(sum(slots), 0) AS int) FROM worker_processes
+        WHERE queue IN (SELECT value FROM jsonb_each_text(model_versions))
+            AND seen_at > now() - make_interval(secs => :gone_after_s)) AS num_slots
 FROM batches WHERE id = :id
 """)
 
@@ -199,8 +204,10 @@ def count_ended_lines(db: Database, tenant_id: str, batch_id: str) -> BatchProgr
     with db.begin(tenant_id=tenant_id) as connection:
         connection.execute(_LOCK, {"id": batch_id})
         connection.execute(_COUNT_ENDED, {"id": batch_id})
-        row = connection.execute(_PROGRESS, {"id": batch_id}).mappings().one()
-    return BatchProgress(from_row(row, db.seal), row["num_unfinished"], row["remaining_s"], row["is_early"])
+        row = connection.execute(_PROGRESS, {"id": batch_id, "gone_after_s": GONE_AFTER_S}).mappings().one()
+    return BatchProgress(
+        from_row(row, db.seal), row["num_unfinished"], row["remaining_s"], row["is_early"], row["num_slots"]
+    )
 
 
 def start(

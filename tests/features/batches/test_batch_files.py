@@ -126,6 +126,16 @@ def test_the_errors_of_an_input_are_told_with_their_lines(ended: list[Any]) -> N
     assert ended[0][2] == [{"code": "empty_file", "message": Naming("no lines"), "param": None, "line": None}]
 
 
+def test_a_custom_id_is_found_again_after_more_lines_than_are_kept_in_memory(ended: list[Any]) -> None:
+    names = [*map(str, range(140_000)), "7", "fresh", "139999"]
+    validated(inputs(*({"id": name} for name in names)), max_batch_lines=len(names))
+    (failed,) = ended
+    assert [(error["code"], error["line"]) for error in failed[2]] == [
+        ("duplicate_custom_id", 140_001),
+        ("duplicate_custom_id", 140_003),
+    ]
+
+
 def test_a_hundred_errors_are_enough_and_the_thread_pauses_between_pieces(ended: list[Any]) -> None:
     pauses = validated(inputs(*({"bad": "x"} for _ in range(300))), max_batch_lines=500)
     assert (pauses, len(ended[0][2])) == (0, 100)

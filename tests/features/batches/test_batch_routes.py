@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -242,6 +243,72 @@ def test_a_line_of_a_version_that_was_rejected_says_so(openai: OpenAI, worker: S
     assert [each["custom_id"] for each in read(openai, ended.output_file_id)] == ["good"]
     (error,) = read(openai, ended.error_file_id)
     assert (error["custom_id"], error["response"]["body"]["error"]["code"]) == ("bad", "model_rejected")
+
+
+def test_results_are_read_in_order_while_the_batch_runs(
+    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker, db: Database
+) -> None:
+    lines = [line(f"r{n}") for n in range(4)]
+    lines[1] = line("r1", **body(messages=[{"role": "user", "content": "long " * 600}]))
+    batch = make(openai, lines)
+    wait(openai, batch, lambda _: len(under_way(db)) == 3)
+
+    def results(after: str, **more: Any) -> tuple[list[dict[str, Any]], str]:
+        found = api.get(f"/v1/batches/{batch.id}/results", params={"after": after, **more}).raise_for_status()
+        return [json.loads(each) for each in found.text.splitlines()], found.headers["headrace-next"]
+
+    def answer(job_id: str) -> None:
+        attempt = worker.claim(job_id)
+        worker.say(attempt, "done")
+        worker.succeed(attempt)
+
+    first, third, fourth = under_way(db)
+    answer(third)
+    assert results("1.0") == ([], "1.0"), "the first line has not ended"
+    answer(first)
+    seen, go_on = results("1.0", limit=2)
+    assert [each["custom_id"] for each in seen] == ["r0", "r1"]
+    more, go_on = results(go_on)
+    assert [each["custom_id"] for each in more] == ["r2"]
+    assert results(go_on) == ([], go_on)
+    answer(fourth)
+    ended = wait_for(openai, batch, "completed")
+    more, last = results(go_on)
+    assert (results(last), results("1.0")[1]) == (([], last), last)
+    written = {
+        each["custom_id"]: each for id_ in (ended.output_file_id, ended.error_file_id) for each in read(openai, id_)
+    }
+    assert results("1.0")[0] == [written[f"r{n}"] for n in range(4)]
+    assert more == [written["r3"]]
+    refused = api.get(f"/v1/batches/{batch.id}/results", params={"after": "x"})
+    assert refused.status_code == 400
+
+
+def test_a_retry_runs_only_what_has_no_answer(
+    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker, db: Database
+) -> None:
+    lines = [line(f"r{n}", **body(messages=[{"role": "user", "content": f"number {n}"}])) for n in range(5)]
+    batch = make(openai, lines, metadata={"order": "42"})
+    wait(openai, batch, lambda _: len(under_way(db)) == 5)
+    retry = partial(api.post, f"/v1/batches/{batch.id}/retry", headers={"Idempotency-Key": "again"})
+    assert retry().status_code == 409, "it has not ended"
+    for job_id in under_way(db)[1:3]:
+        attempt = worker.claim(job_id)
+        worker.say(attempt, "done")
+        worker.succeed(attempt)
+    openai.batches.cancel(batch.id)
+    ended = wait_for(openai, batch, "cancelled")
+    with worker.serve(say_the_prompt):
+        made = retry().raise_for_status().json()
+        assert (made["metadata"], made["endpoint"], made["completion_window"]) == ({"order": "42"}, URL, "24h")
+        assert retry().json()["id"] == made["id"]
+        again = wait_for(openai, Batch(**made), "completed")
+    answered = {each["custom_id"]: each for id_ in (ended, again) for each in read(openai, id_.output_file_id)}
+    assert again.request_counts is not None
+    assert (sorted(answered), again.request_counts.total) == ([f"r{n}" for n in range(5)], 3)
+    assert answered["r4"]["response"]["body"]["choices"][0]["message"]["content"] == "you said number 4"
+    refused = api.post(f"/v1/batches/{again.id}/retry")
+    assert (refused.status_code, len(openai.files.list(purpose="batch").data)) == (400, 2)
 
 
 def test_a_batch_whose_window_ends_publishes_what_it_has(openai: OpenAI, worker: ScriptedWorker, db: Database) -> None:

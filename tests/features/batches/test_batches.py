@@ -31,6 +31,7 @@ from headrace.features.files.files import Purpose
 from headrace.features.webhooks.endpoints import create_endpoint
 from headrace.store.audit_log import list_entries
 from headrace.store.db.database import Database
+from headrace.store.db.presence import beat_worker
 from headrace.store.errors import Conflict, IdempotencyKeyReused, NotFound, RateLimited, StatementTimeout
 from headrace.store.jobs.claims import Finish, claim, finish
 from headrace.store.jobs.jobs import get as get_job
@@ -210,9 +211,11 @@ def test_lines_are_stored_once_and_counted_by_their_outcome(
         ],
     )
     assert len(held) == 3
+    for name, queue in (("a", "tiny@1"), ("b", "tiny@1"), ("c", "other@1")):
+        beat_worker(db, name, queue, None, slots=7)
     for _ in range(2):
         found = count_ended_lines(db, tenant, made.id)
-        assert found.num_unfinished == 1
+        assert (found.num_unfinished, found.num_slots) == (1, 14)
         assert 3000 < found.remaining_s <= 3600
         counted = found.batch
         assert (counted.num_completed, counted.num_failed) == (1, 2)
