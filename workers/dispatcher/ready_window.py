@@ -34,12 +34,14 @@ def num_to_repeat(depth: QueueDepth, in_redis: int, window: int, reannounce_s: f
     return max(0, min(depth.announced - in_redis, window - in_redis))
 
 
-def num_of_batch(depth: QueueDepth, share: float) -> int:
+def num_of_batch(depth: QueueDepth, share: float) -> int | None:
     """Return how many more jobs of the batch class may be announced: they use at most ``share`` of the slots.
 
-    Batch jobs never use all slots of a worker and never queue up as hints, so a job of a better class finds room at
-    once.
+    They never use all slots of a worker and never queue up as hints, so a better job finds room at once. With
+    a share of 1 nothing is kept free: None, they fill the window, or slots would stand empty between two turns.
     """
+    if share >= 1:
+        return None
     return max(0, max(1, int(depth.num_slots * share)) - depth.batch_under_way)
 
 

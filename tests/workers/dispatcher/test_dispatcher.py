@@ -165,6 +165,7 @@ def test_only_hints_that_were_lost_are_repeated(
 def test_the_batch_class_never_has_all_places(slots: int, under_way: int, expected: int) -> None:
     found = QueueDepth(QUEUE, 50, 0, None, batch_under_way=under_way, num_slots=slots)
     assert num_of_batch(found, share=0.75) == expected
+    assert num_of_batch(found, share=1.0) is None, "only batches run: they fill the window"
 
 
 def test_a_window_is_topped_up_in_order_and_no_further(
