@@ -17,7 +17,7 @@ from headrace.store.settings import Settings
 from tests.processes import ROOT, Process, StartProcess, free_port, python, wait_for
 from tests.producer_api.scripted_worker import ScriptedWorker
 from tests.producer_api.serving import ApiServer
-from tests.workers.conftest import StartWorker
+from tests.workers.conftest import Bench, StartWorker
 
 PROJECT = """
 import json
@@ -215,7 +215,7 @@ def test_revoking_cancels_the_job_and_forgetting_deletes_its_contents(
 
 
 def test_celerys_command_line_shows_headraces_workers_and_starts_none(
-    start_worker: StartWorker, settings: Settings, start_process: StartProcess, tmp_path: Path
+    bench: Bench, start_worker: StartWorker, settings: Settings, start_process: StartProcess, tmp_path: Path
 ) -> None:
     start_worker("--name", "seen")
     environment = {"REDIS_URL": settings.redis_url, "PYTHONPATH": str(ROOT)}
@@ -228,4 +228,10 @@ def test_celerys_command_line_shows_headraces_workers_and_starts_none(
     assert "pong" in celery("inspect", "ping")
     assert "seen" in celery("status")
     assert "worker_enable_remote_control" in celery("report")
-    assert "headrace worker --model smollm2" in celery("worker", "-Q", "smollm2")
+    assert celery("worker", "-Q", "smollm2").count("headrace worker --model smollm2") == 1
+    dump = start_process(python("-m", "celery", "-A", "headrace.celery", "events", "--dump"), environment, cwd=tmp_path)
+    wait_for(lambda: "starting capture" in dump.log(), dump.log)
+    assert "OK" in celery("control", "enable_events")
+    (job_id,) = bench.submit(1)
+    wait_for(lambda: f"task succeeded: generate:fake@1({job_id})" in dump.log(), dump.log)
+    dump.signal(signal.SIGKILL)
