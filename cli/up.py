@@ -125,8 +125,9 @@ def example(api_url: str, api_key: str, name: str, model: ModelVersion) -> str:
     if task.file_example is not None:
         return f"{curl} -F model={name} -F file=@{task.file_example}"
     if task.url_example is not None:
-        body = json.dumps({"model": name, **task.url_example})
-        return f"{curl} -H 'Content-Type: application/json' -d '{body}'"
+        body = json.dumps({"model": name, **task.url_example}, ensure_ascii=False)
+        saved = "" if task.answer_file is None else f" -o {task.answer_file}"
+        return f"{curl} -H 'Content-Type: application/json' -d '{body}'{saved}"
     return f'headrace submit "Why is the sky blue?" --model {name} --stream'
 
 

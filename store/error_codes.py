@@ -19,7 +19,7 @@ REQUEST_CODES: Final[Mapping[str, str]] = {
     "context_length_exceeded": "the input does not fit into the model's context window",
     "conversation_too_long": "the conversation has too many items or bytes",
     "database_unavailable": "Postgres does not answer, or its schema is not up to date",
-    "deadline_unreachable": "the job cannot start before its deadline",
+    "deadline_unreachable": "the job cannot start, or cannot end, before its deadline",
     "draining": "the API process is shutting down",
     "encryption_key_missing": "the process lacks the key of an encrypted value",
     "encryption_value_invalid": "an encrypted value was changed or moved",

@@ -86,7 +86,10 @@ PART = SPEECH = TaskSpec(
     urls=("/v1/audio/speech",),
     purpose="speaks: use /v1/audio/speech, or the task speech",
     has_progress=True,
+    cost_is_time=True,
     delta_field="audio",
+    url_example={"input": "こんにちは。今日はとても良い天気です。"},
+    answer_file="speech.mp3",
     examples={
         "speech": {
             "summary": "A text as sound",

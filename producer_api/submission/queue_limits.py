@@ -20,6 +20,7 @@ from headrace.store.scheduling.backlog import Backlog, Load, QueuePosition
 from headrace.store.scheduling.service_rate import Rate
 from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
+from headrace.store.tasks.registry import TASKS
 
 KEEP_S = 0.25
 """A snapshot is used for this long, or longer if reading one takes more than a twentieth of that."""
@@ -118,6 +119,14 @@ class QueueLimits:
 
     def _check_deadline(self, job: NewJob) -> None:
         """Raise InvalidRequest if the job cannot meet its deadline at the measured rate. Without a rate it may try."""
+        run_s = backlog.least_run_s(self._db, job) if TASKS[job.task].cost_is_time else None
+        if run_s is not None and run_s > job.deadline_s:
+            raise InvalidRequest(
+                f"the job alone would take about {run_s:.1f} s, as the shortest of your last ones, and its deadline"
+                f" is {job.deadline_s:g} s: give it more time, or ask for less",
+                code="deadline_unreachable",
+                param="deadline_ms",
+            )
         wait_s = backlog.too_long_a_wait_s(self._db, self.backlog(), job)
         if wait_s is not None:
             raise InvalidRequest(

@@ -254,6 +254,32 @@ def too_long_a_wait_s(db: Database, backlog: Backlog, job: NewJob) -> float | No
     return wait_s if wait_s is not None and wait_s > job.deadline_s else None
 
 
+# Read the shortest time, in milliseconds, of the tenant's last jobs of a queue that cost at least half as much, for as
+# many tokens as a job has. A job with fewer is not scaled up: its time may be another's from the start on. They are
+# looked for among its newest thousand successes, so that the cost has a bound.
+_SHORTEST = text("""
+SELECT min(milliseconds) AS milliseconds FROM (
+    SELECT CAST(usage ->> 'compute_ms' AS float8) * :tokens / GREATEST(input_tokens, :tokens) AS milliseconds
+    FROM (
+        SELECT id, queue, epoch, usage, input_tokens FROM jobs
+        WHERE tenant_id = :tenant_id AND state = 'succeeded' ORDER BY id DESC LIMIT 1000
+    ) AS newest
+    WHERE queue = :queue AND epoch = 1 AND 2 * input_tokens >= :tokens ORDER BY id DESC LIMIT 20
+) AS last
+""")
+
+
+def least_run_s(db: Database, job: NewJob) -> float | None:
+    """Return how long a job runs at least, by the shortest of its tenant's last ones; None if there are none.
+
+    For tasks whose jobs take as long as they cost: in a batch the time of a job is that of its neighbours.
+    """
+    values = {"tenant_id": job.tenant_id, "queue": job.queue, "tokens": job.input_tokens}
+    with db.autocommit(tenant_id=job.tenant_id) as connection:
+        found = connection.execute(_SHORTEST, values).scalar_one()
+    return None if found is None else float(found) / 1000
+
+
 def _count(db: Database, statement: TextClause, values: Mapping[str, object], tenant_id: str | None = None) -> Load:
     with db.autocommit(tenant_id=tenant_id) as connection:
         return Load(*connection.execute(statement, dict(values)).one())

@@ -18,6 +18,7 @@ from headrace.store.payloads.references import MARK, OF_INPUT, references, step_
 from headrace.store.payloads.strict_model import Body
 from headrace.store.schema.job_states import FLOW_TASK
 from headrace.store.tasks.generate import GENERATE
+from headrace.store.tasks.own_task import OwnTaskSpec
 from headrace.store.tasks.registry import MEMBERS, TASK_TAG, TASKS, by_task, tag_of
 
 MAX_STEPS: Final = 256
@@ -230,10 +231,13 @@ def _check_output_field(path: str, task: str, place: str) -> None:
 @cache
 def _output_fields(task: str) -> frozenset[str] | None:
     """Return the names that the first level of a task's outputs can have; None if it can have any."""
-    schema = TASKS[task].output.model_json_schema(mode="serialization")
+    spec = TASKS[task]
+    schema = spec.output.model_json_schema(mode="serialization")
     if "properties" not in schema or schema.get("additionalProperties"):
         return None
-    return frozenset((*schema["properties"], "policy"))  # Headrace adds the last one itself.
+    # Headrace adds these itself.
+    added = ("policy", "files") if isinstance(spec, OwnTaskSpec) and spec.declared.with_context else ("policy",)
+    return frozenset((*schema["properties"], *added))
 
 
 def _answer_of(steps: Sequence[FlowStepBody]) -> FlowStepBody:

@@ -52,6 +52,9 @@ class TaskSpec:
     has_progress: bool = False
     """True if its jobs may tell how far they are (``store.streams.stream_log.Progress``)."""
 
+    cost_is_time: bool = False
+    """True if a job takes as long as its cost says, whatever runs beside it: a deadline that is shorter is refused."""
+
     form_bytes: Callable[[Settings], int] | None = None
     """If the main URL takes a form with a file: the most bytes of the file. Its route reads the form block by block."""
 
@@ -60,6 +63,9 @@ class TaskSpec:
 
     file_example: str | None = None
     """A file for the form of the main URL, which takes ``file`` and ``model``, that `headrace up` shows instead."""
+
+    answer_file: str | None = None
+    """A name for the answer of the main URL, if that is not text: `headrace up` shows how to save it."""
 
     examples: Mapping[str, Any] = field(default_factory=dict)
     """OpenAPI examples of the request, by name."""

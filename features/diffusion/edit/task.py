@@ -56,6 +56,7 @@ PART = IMAGE_EDIT = replace(
     runner="",
     fake_runner="",
     served_by=(IMAGE_GENERATE.name,),
+    cost_is_time=True,
     urls=("/v1/images/edits",),
     purpose="",
     url_example=None,

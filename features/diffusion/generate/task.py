@@ -23,6 +23,7 @@ PART = IMAGE_GENERATE = replace(
     spec_of(GENERATE),
     runner="image-pipeline",
     fake_runner="fake-image-pipeline",
+    cost_is_time=True,
     urls=("/v1/images/generations",),
     purpose="makes pictures: use /v1/images/generations or /v1/images/edits, or the task image_generate or image_edit",
     url_example={"prompt": "a mill by a river"},

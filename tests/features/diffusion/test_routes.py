@@ -111,6 +111,55 @@ def test_a_picture_that_cannot_be_changed_is_refused_and_not_kept(api: httpx2.Cl
     assert jobs.list_jobs(bench.db, bench.tenant_id) == []
 
 
+def test_a_deadline_that_the_steps_alone_exceed_is_refused_once_their_time_is_known(
+    api: httpx2.Client, bench: Bench, start_worker: StartWorker
+) -> None:
+    start_worker(model="painter", fake_step_ms=50)
+
+    def asked(deadline_ms: int, steps: int) -> httpx2.Response:
+        shape = {"prompt": "a mill", "size": "256x256", "steps": steps}
+        body = {"task": "image_generate", "model": "painter", "input": shape, "deadline_ms": deadline_ms}
+        return api.post("/v1/jobs", json=body)
+
+    first = asked(500, 40)
+    assert first.status_code == 202, "nothing is known yet"
+    assert api.get(f"/v1/jobs/{first.json()['id']}?wait=60").json()["status"] == "expired"
+    assert api.get(f"/v1/jobs/{asked(60_000, 40).json()['id']}?wait=60").json()["status"] == "succeeded"
+    refused = asked(1_000, 40)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, "deadline_unreachable", "deadline_ms")
+    assert "give it more time" in error["message"]
+    assert [asked(*order).status_code for order in ((60_000, 40), (1_500, 10))] == [202, 202]
+
+
+def test_a_policy_refuses_a_prompt(api: httpx2.Client, bench: Bench) -> None:
+    rule = {"id": "ours", "deny": {"phrases": ["Project Titan"]}, "action": "block", "stage": "input"}
+    assert api.put("/v1/policies", json={"document": {"version": 1, "rules": [rule]}}).status_code == 200
+    for changes in ({"prompt": "project titan"}, {"prompt": "a mill", "negative_prompt": "Project Titan"}):
+        refused = api.post(URL, json={"model": "painter", **changes}).json()["error"]
+        assert refused["code"] == "policy_blocked_input", changes
+        assert "ours" in refused["message"]
+    assert jobs.list_jobs(bench.db, bench.tenant_id) == []
+
+
+def test_a_step_looks_at_the_picture_that_another_has_made(
+    api: httpx2.Client, bench: Bench, start_worker: StartWorker
+) -> None:
+    register(bench.db, "looker", "fake-image-classifier", "auto", actor="tests")
+    image = {"file_id": {"$from": "paint.output.files.0.id"}}
+    steps = [
+        {"name": "paint", "task": "image_generate", "model": "painter", "input": {"prompt": "a mill", "seed": 1}},
+        {"name": "look", "task": "image_classify", "model": "looker", "needs": ["paint"], "input": {"images": [image]}},
+    ]
+    accepted = api.post("/v1/jobs", json={"input": {}, "steps": steps})
+    assert accepted.status_code == 202, accepted.text
+    start_worker(model="painter", fake_step_ms=1)
+    start_worker(model="looker", fake_step_ms=1)
+    ended = api.get(f"/v1/jobs/{accepted.json()['id']}?wait=60").json()
+    assert ended["status"] == "succeeded", ended
+    assert ended["output"]["classifications"][0][0]["score"] > 0
+
+
 def test_answers_have_bytes_or_links_and_a_damaged_picture_fails_its_job_alone(
     api: httpx2.Client, bench: Bench, duties: Duties, start_worker: StartWorker
 ) -> None:

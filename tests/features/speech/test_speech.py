@@ -184,6 +184,22 @@ def test_what_cannot_be_said_is_refused(
     assert api.get("/v1/jobs").json()["data"] == []
 
 
+def test_a_policy_reads_the_text_before_it_is_said(bench: Bench, api: httpx2.Client, start_worker: StartWorker) -> None:
+    rules = [
+        {"id": "pii", "kinds": ["email"], "action": "redact", "stage": "input"},
+        {"id": "names", "deny": {"phrases": ["Project Titan"]}, "action": "block", "stage": "input"},
+    ]
+    assert api.put("/v1/policies", json={"document": {"version": 1, "rules": rules}}).status_code == 200
+    refused = api.post(URL, json={"model": "voice", "input": "Tell them of Project Titan."})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "policy_blocked_input")
+    assert api.get("/v1/jobs").json()["data"] == []
+    redacted = submit(api, input={"text": "Write to ann@example.com today."})
+    plain = submit(api, input={"text": "Write to <EMAIL_1> today."})
+    start_worker(model="voice", fake_step_ms=0)
+    bench.wait_ended([redacted, plain])
+    assert file_of(api, redacted)[1] == file_of(api, plain)[1], "what is said"
+
+
 def test_a_cancelled_text_ends_at_the_next_piece(bench: Bench, api: httpx2.Client, start_worker: StartWorker) -> None:
     job_id = submit(api)
     start_worker(model="voice", fake_step_ms=500)

@@ -25,7 +25,7 @@ def share(tenant_id: str, jobs: int, tokens: int) -> TenantBacklog:
 
 def job(id_: str = "job_1", tenant_id: str = "acme", tokens: int = 10, **fields: Any) -> Any:
     """The parts of a new job that the limits look at."""
-    given = {"idempotency": None, "limits": None, "deadline_s": 60.0} | fields
+    given = {"task": "generate", "idempotency": None, "limits": None, "deadline_s": 60.0} | fields
     return SimpleNamespace(id=id_, tenant_id=tenant_id, queued_tokens=tokens, **given)
 
 
