@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(shell cat pyproject.toml locks/dev.txt | cksum | tr 
 LOCAL_STAMP := .venv/.local-$(shell cat pyproject.toml locks/local.txt | cksum | tr ' ' -)
 LOCAL := $(or $(wildcard $(STAMP)),$(LOCAL_STAMP))
 
-.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-roofline bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-large-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak chaos-compare celery-kills media-kills failover
+.PHONY: help venv check check-types check-walls check-migrations check-style check-locks check-links test demo up bench bench-engine bench-roofline bench-queue bench-autoscale bench-planner bench-backlog bench-batch bench-large-batch bench-tasks bench-tenants bench-engines bench-streams bench-policy bench-scaling reliability alerts live-page chaos chaos-soak scoreboard celery-kills media-kills failover
 .PHONY: containers containers-tests load pluck walk weigh wheel-check full full-tests engines gpu clients client-schemas s3 trial lock dist chart site clean
 
 help:  ## list the targets
@@ -155,8 +155,8 @@ celery-kills: $(STAMP)  ## 1,000 chains of a Celery project while its workers, o
 media-kills: $(STAMP)  ## 1,000 jobs that make files while workers, APIs, the dispatcher, Redis and the file storage are killed: about 5 minutes
 	@$(BIN)/python -m tests.chaos.media_jobs
 
-chaos-compare: $(STAMP)  ## lost and doubled jobs beside stock Celery's, under the same faults: about 8 minutes
-	@$(BIN)/python -m benchmarks.compare $(if $(SEED),--seed $(SEED))
+scoreboard: $(STAMP)  ## the same faults against Celery, Procrastinate, Taskiq, Ray Serve, LiteLLM and Headrace: about 50 minutes (SEED= ROUNDS= ONLY="celery headrace")
+	@$(BIN)/python -m benchmarks.scoreboard --save build/scoreboard $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 failover: $(STAMP)  ## fail over every part of a cluster without a single point, under load, and check: about 4 minutes (SEED= AGAIN=)
 	@$(BIN)/python -m tests.failover $(if $(SEED),--seed $(SEED)) $(if $(AGAIN),--again $(AGAIN))

@@ -168,10 +168,10 @@ def _wait_for_end(child: Child) -> None:
         raise DoesNotRun(child.log_tail(300))
 
 
-def wait_until_answering(url: str, children: Iterable[Child]) -> None:
+def wait_until_answering(url: str, children: Iterable[Child], within_s: float = _READY_S) -> None:
     """Return when the address answers; raise DoesNotRun when a process has ended or the time is over."""
     watched = list(children)
-    deadline = time.monotonic() + _READY_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         for child in watched:
             if child.exit_code is not None:
@@ -182,7 +182,7 @@ def wait_until_answering(url: str, children: Iterable[Child]) -> None:
         except httpx2.TransportError:
             pass
         time.sleep(0.1)
-    raise DoesNotRun(f"no answer within {_READY_S:.0f} s")
+    raise DoesNotRun(f"no answer within {within_s:.0f} s")
 
 
 _THREADS = ("--pool", "threads", "--concurrency", "32")

@@ -1,1 +1,0 @@
-"""``make chaos-compare``: the same load and the same faults against stock Celery and Headrace, side by side."""
