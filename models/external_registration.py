@@ -21,7 +21,7 @@ from headrace.store.tasks.own_task import OWN_TASK_ADVICE
 _WINDOW_NAMES = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 _OPTIONS = (
     *("url", "served_model", "adapter", "revision", "quantization", "context_window", "batch_invariant"),
-    *("accepts", "continues"),
+    *("accepts", "continues", "router"),
 )
 
 
@@ -39,6 +39,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accepts", action="append", choices=["images"], help="what it takes beside text")
     text = "it has vLLM's continue_final_message: a lost answer goes on, and does not start anew"
     parser.add_argument("--continues", action="store_true", help=text)
+    parser.add_argument("--router", action="store_true", help="--url is a router's, with several vLLMs behind it")
 
 
 def engine_of(options: argparse.Namespace) -> EngineSpec | None:

@@ -134,10 +134,14 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="*", default=[], help="addresses of the servers' metrics; none: no cancels")
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=120)
+    parser.add_argument("--tokenizer", help="its folder: by the engine vllm with --router, and not openai")
     parser.add_argument("--starts-anew", action="store_true", help="register without --continues")
     options = parser.parse_args()
-    register = [_NAME, "--engine", "openai", "--url", options.url, "--served-model", options.model]
-    register += ["--context-window", "4096", *([] if options.starts_anew else ["--continues"])]
+    register = [_NAME, "--url", options.url, "--served-model", options.model, "--context-window", "4096"]
+    if options.tokenizer:
+        register += ["--engine", "vllm", "--router", "--tokenizer", options.tokenizer]
+    else:
+        register += ["--engine", "openai", *([] if options.starts_anew else ["--continues"])]
     with ThreadPoolExecutor(options.jobs) as pool:
         wanted = [*pool.map(directly, repeat(options), prompts(options.jobs))]
     console.log("asked directly; Headrace starts")

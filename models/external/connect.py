@@ -13,7 +13,7 @@ UPSTREAMS: Mapping[EngineKind, Callable[[EngineSpec, str, str | None], Upstream]
         url, api_key=api_key, continues=bool(spec.continues)
     ),
     EngineKind.SGLANG: lambda _spec, url, api_key: SglangUpstream(url, api_key=api_key),
-    EngineKind.VLLM: lambda _spec, url, api_key: VllmUpstream(url, api_key=api_key),
+    EngineKind.VLLM: lambda spec, url, api_key: VllmUpstream(url, api_key=api_key, is_router=bool(spec.router)),
 }
 """Makes the adapter of a server: by the version's engine, the server's address and the key that it asks for."""
 

@@ -3,10 +3,13 @@
     with --enable-scale-out   POST /inference/v1/generate, and /inference/v1/abort_requests ends a request
     without                   POST /v1/completions with token ids; only a closed connection ends a request
 
+    behind a router           as without; numbers would be those of any one server, so none are read
+
 ``describe`` finds out which of them the server has, and by two requests for one token each if it orders by priority and
 follows llguidance's grammars: its API does not say so.
 """
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -34,6 +37,7 @@ from headrace.prompts.grammar import narrowed
 _GENERATE = "/inference/v1/generate"
 _ABORT = "/inference/v1/abort_requests"
 _COMPLETIONS = "/v1/completions"
+_MODELS = "/v1/models"
 _OK = 200
 _PREFIX = "generate-tokens-"  # what the server puts before the ids of requests to _GENERATE
 
@@ -65,9 +69,17 @@ _METRICS = (
 class VllmUpstream:
     """Implements ``models.external.upstream.Upstream`` on a vLLM server."""
 
-    def __init__(self, url: str, *, api_key: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, api_key: str | None = None, is_router: bool = False, ask_every_s: float = 15.0
+    ) -> None:
+        """``ask_every_s``: how often a router is asked if it is there."""
         self._http = ServerClient(url, api_key)
-        self._has_scale_out = True
+        self._is_router = is_router
+        self._is_asked = False
+        self._ask_every_s = ask_every_s
+        self._asked_at = 0.0
+        self._models: tuple[str, ...] = ()
+        self._has_scale_out = not is_router
         self._capabilities = Capabilities(grammars=_ANY_BACKEND, **_ALWAYS)
 
     @property
@@ -77,29 +89,47 @@ class VllmUpstream:
 
     async def describe(self) -> ServerInfo:
         """Ask the server what it runs, and what it can do."""
-        version = (await self._http.get_json("/version")).get("version")
-        cards = (await self._http.get_json("/v1/models"))["data"]
-        self._has_scale_out = await self._http.post_status(_ABORT, {"request_ids": []}) == _OK
-        priorities = await self._accepts(self._probe(SamplingParams(1), priority=_FIRST))
-        grammars = await self._grammars(_FIRST if priorities else 0)
-        self._capabilities = Capabilities(
-            grammars=grammars,
-            priorities=priorities,
-            abort=self._has_scale_out,
-            **_ALWAYS,
-        )
+        version = None if self._is_router else (await self._http.get_json("/version")).get("version")
+        cards = (await self._http.get_json(_MODELS))["data"]
+        self._models, self._asked_at = tuple(card["id"] for card in cards), time.monotonic()
+        if not (self._is_router and self._is_asked):  # a router may send the questions to the server that was lost
+            await self._ask_capabilities()
         base = next((card for card in cards if not card.get("parent")), cards[0])
         return ServerInfo(
             engine_version=version,
-            models=tuple(card["id"] for card in cards),
+            models=self._models,
             root=base.get("root"),
             context_window=base.get("max_model_len"),
             adapters=tuple(card["id"] for card in cards if card.get("parent")),
-            **await self._settings(),
+            **({} if self._is_router else await self._settings()),
         )
+
+    async def _load_of_router(self) -> ServerLoad:
+        """Ask now and then if the router is there. While it wants no requests, it counts as having one waiting."""
+        if time.monotonic() - self._asked_at > self._ask_every_s and not self._http.is_paused:
+            self._asked_at = time.monotonic()
+            found = tuple(card["id"] for card in (await self._http.get_json(_MODELS))["data"])
+            if found != self._models:
+                raise UpstreamLost("the models of the inference server have changed")
+        return ServerLoad(running=0, waiting=int(self._http.is_paused))
+
+    async def _ask_capabilities(self) -> None:
+        if not self._is_router:
+            self._has_scale_out = await self._http.post_status(_ABORT, {"request_ids": []}) == _OK
+        priorities = await self._accepts(self._probe(SamplingParams(1), priority=_FIRST))
+        self._capabilities = Capabilities(
+            grammars=await self._grammars(_FIRST if priorities else 0),
+            priorities=priorities,
+            abort=self._has_scale_out,
+            load=not self._is_router,
+            **_ALWAYS,
+        )
+        self._is_asked = True
 
     async def load(self) -> ServerLoad:
         """Read the server's metrics. Those of several engines behind one address are added up."""
+        if self._is_router:
+            return await self._load_of_router()
         text = b"\n".join(line for line in (await self._http.get("/metrics")).split(b"\n") if line.startswith(_METRICS))
         totals: dict[str, float] = {}
         uses: list[float] = []

@@ -53,6 +53,7 @@ class EngineSpec(Strict):
     ``batch_invariant``: the server must compute each answer independently of the others in its batch.
     ``accepts``: what requests may have beside text; only of a server of chat completions.
     ``continues``: the server has vLLM's ``continue_final_message``; only of a server of chat completions.
+    ``router``: several servers answer at the address, by turns; only vLLM's.
     ``weights_digest``: the digest of the folder on which workers start the server (``models.families.model_folder``).
     """
 
@@ -66,6 +67,7 @@ class EngineSpec(Strict):
     batch_invariant: bool = False
     accepts: tuple[Modality, ...] | None = None
     continues: Literal[True] | None = None
+    router: Literal[True] | None = None
     weights_digest: str | None = None
 
     @field_validator("url")
@@ -88,6 +90,13 @@ class EngineSpec(Strict):
     def _goes_by_text(cls, value: Literal[True] | None, info: ValidationInfo) -> Literal[True] | None:
         if value and info.data.get("kind") is not EngineKind.OPENAI:
             raise ValueError("the engines vllm and sglang go on by token ids: leave it out")
+        return value
+
+    @field_validator("router")
+    @classmethod
+    def _has_many_servers(cls, value: Literal[True] | None, info: ValidationInfo) -> Literal[True] | None:
+        if value and (info.data.get("kind") is not EngineKind.VLLM or info.data.get("url") is None):
+            raise ValueError("it is for the address of a router with the engine vllm; with openai leave it out")
         return value
 
     @property

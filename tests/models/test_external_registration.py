@@ -66,8 +66,9 @@ def test_a_version_says_what_becomes_of_a_lost_answer(db: Database, capsys: pyte
         assert capsys.readouterr().err == said
     found = {one.version: one.engine.after_a_loss for one in list_versions(db, "behind")}
     assert found == {1: "starts anew", 2: "goes on"}
-    assert main(["register", "other", "--engine", "vllm", "--url", URL, "--continues"]) == 1
-    assert capsys.readouterr().err == Naming("continues")
+    for kind, option in (("vllm", "--continues"), ("openai", "--router")):
+        assert main(["register", "other", "--engine", kind, "--url", URL, option]) == 1
+        assert capsys.readouterr().err == Naming(option.removeprefix("--"))
 
 
 def test_a_folder_of_weights_is_what_workers_start_a_server_on(db: Database, tmp_path: Path) -> None:

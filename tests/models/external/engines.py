@@ -178,9 +178,11 @@ def fake() -> Iterator[Rig]:
 @contextmanager
 def vllm(**how: Any) -> Iterator[Rig]:
     """A fake vLLM server, with our engine on it."""
+    is_router = how.pop("is_router", False)
     server = FakeVllm(context_window=WINDOW, **how)
+    upstream = VllmUpstream(server.url, is_router=is_router, ask_every_s=0.05)
     try:
-        with external(VllmUpstream(server.url), server.url, MODEL, lambda: VllmUpstream(server.url)) as rig:
+        with external(upstream, server.url, MODEL, lambda: VllmUpstream(server.url)) as rig:
             rig.server = server
             yield rig
     finally:
@@ -292,6 +294,7 @@ ENGINES: Mapping[str, Callable[[], Any]] = {
     "fake": fake,
     "vllm": vllm,
     "vllm without scale-out": lambda: vllm(has_scale_out=False),
+    "vllm behind a router": lambda: vllm(is_router=True),
     "sglang": sglang,
     "sglang deterministic": lambda: sglang(is_deterministic=True, is_incremental=True),
     "openai": chat,

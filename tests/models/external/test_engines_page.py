@@ -15,6 +15,7 @@ COLUMNS = {
     "fake": "own engine",
     "vllm": "vLLM",
     "vllm without scale-out": "vLLM without `--enable-scale-out`",
+    "vllm behind a router": "vLLM, `--router`",
     "sglang": "SGLang",
     "sglang deterministic": "SGLang, deterministic",
     "openai": "chat completions",
