@@ -85,11 +85,13 @@ class Stack:
         """Remove the containers, networks, volumes and the disk, also those of a run that was killed."""
         if self._receiver is not None:
             self._receiver.kill()
-        for argv in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q")):
-            found = self.engine.run(*argv, "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-            kind = [] if argv[0] == "ps" else [argv[0]]
-            for one in found:
-                self.engine.run(*kind, "rm", "-f", *(["-t", "0"] if not kind else []), one)
+        ours = f"label=com.docker.compose.project={PROJECT}"
+        # External: names that a killed podman took for containers that it had not made yet.
+        for one in self.engine.run("ps", "-aq", "--external", "--filter", f"name=^{PROJECT}-").split():
+            self.engine.run("rm", "-f", "-t", "0", one)
+        for kind in ("volume", "network"):
+            for one in self.engine.run(kind, "ls", "-q", "--filter", ours).split():
+                self.engine.run(kind, "rm", "-f", one)
         subprocess.run(["umount", "-l", self._disk], capture_output=True, check=False)
 
     def compose(self, *argv: str, timeout_s: float = 300.0) -> str:
@@ -254,7 +256,11 @@ class Stack:
     def is_content(self, service: str) -> bool:
         """Run its own health check once: without systemd no one else does."""
         argv = ["podman", "healthcheck", "run", self.container(service)]
-        return subprocess.run(argv, env=self.engine.env, capture_output=True, check=False).returncode == 0
+        try:
+            done = subprocess.run(argv, env=self.engine.env, capture_output=True, timeout=20, check=False)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def tail(self, service: str) -> str:
         """The end of what it wrote."""
