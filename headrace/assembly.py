@@ -61,6 +61,7 @@ FEATURES: tuple[str, ...] = (
     "images.zero_shot",
     "diffusion.generate",
     "diffusion.edit",
+    "diffusion.video",
     "retrieval",
     "policy",
     "predict",

@@ -6,6 +6,7 @@ generation_defaults.json     optional: what requests do not say, {"steps": 4, "g
 config.json                  of a server: {"model_type": "headrace-image-server", "url": …, "model": …}
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "generation_defaults.json"
 SERVER_TYPE: Final = "headrace-image-server"
+SERVER_URL: Final = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 SMALL_FILES: Final = (INDEX, DEFAULTS, "vae/config.json", "unet/config.json", "transformer/config.json")
 
 _RUNS_CODE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".msgpack")
-_OF_VIDEO = ("Video", "Wan", "LTX", "Mochi", "Latte", "Allegro", "AnimateDiff", "SkyReels")
+# Parts of the names of pipelines whose results are videos.
+_OF_VIDEO = re.compile(
+    "Video|Wan|LTX|Mochi|Latte|Allegro|AnimateDiff|SkyReels|EasyAnimate|Helios|AnyFlow|PIA|ConsisID|T2V|I2V|TI2VA|ToWorld"
+)
 _DEFAULT_EDGE = 1024
 
 
@@ -48,7 +53,7 @@ class ImageServer(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model_type: Literal["headrace-image-server"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
+    url: Annotated[str, StringConstraints(pattern=SERVER_URL)]
     model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     defaults: Defaults = Defaults()
 
@@ -70,9 +75,14 @@ FAKE: Final = PictureSettings(64, 64, 8, Defaults(steps=4))
 
 def makes_pictures(config: Mapping[str, Any]) -> bool:
     """Return True for the ``model_index.json`` of a pipeline of pictures, and the ``config.json`` of a server."""
-    name = str(config.get("_class_name", ""))
-    is_pipeline = "_diffusers_version" in config and not any(one in name for one in _OF_VIDEO)
+    is_pipeline = "_diffusers_version" in config and not is_video_pipeline(config)
     return is_pipeline or config.get("model_type") == SERVER_TYPE
+
+
+def is_video_pipeline(config: Mapping[str, Any]) -> bool:
+    """Return True for the ``model_index.json`` of a pipeline of videos, by the name of its class."""
+    name = str(config.get("_class_name", ""))
+    return "_diffusers_version" in config and _OF_VIDEO.search(name) is not None
 
 
 def check_folder(folder: Path) -> None:
@@ -98,10 +108,10 @@ def settings_of(files: Mapping[str, bytes]) -> PictureSettings:
     """Return the facts of a folder by its small files. Raises ModelLoadError."""
     config = json_object(files, "config.json") if "config.json" in files else {}
     if config.get("model_type") == SERVER_TYPE:
-        server = _read(ImageServer, config, "config.json")
+        server = read_model(ImageServer, config, "config.json")
         edge = _size(server.defaults, _DEFAULT_EDGE, _DEFAULT_EDGE, 1)
         return PictureSettings(*edge, 1, server.defaults, server)
-    defaults = _read(Defaults, json_object(files, DEFAULTS) if DEFAULTS in files else {}, DEFAULTS)
+    defaults = read_model(Defaults, json_object(files, DEFAULTS) if DEFAULTS in files else {}, DEFAULTS)
     vae = json_object(files, "vae/config.json") if "vae/config.json" in files else {}
     scale = int(vae.get("spatial_compression_ratio") or 0)
     if not scale:
@@ -127,7 +137,8 @@ def _size(defaults: Defaults, width: int, height: int, multiple: int) -> tuple[i
     return width, height
 
 
-def _read(kind: Any, given: Mapping[str, Any], name: str) -> Any:
+def read_model(kind: Any, given: Mapping[str, Any], name: str) -> Any:
+    """Return the fields of a JSON file as a model of pydantic. Raises ModelLoadError that names file and field."""
     try:
         return kind.model_validate(given)
     except ValidationError as error:

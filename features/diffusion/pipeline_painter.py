@@ -31,6 +31,16 @@ _PACKED_DIMS: Final = 3
 
 def load_pipeline(folder: Path, settings: Settings) -> "PipelinePainter":
     """Load the pipeline of a folder to the device of the settings. Raises ModelLoadError."""
+    painter = PipelinePainter(loaded(_KINDS["text"], folder, settings))
+    painter.denoising("text").check()
+    return painter
+
+
+def loaded(kind: Any, folder: Path, settings: Settings) -> Any:
+    """Return the pipeline of a folder, which prints nothing, on the device of the settings. ``kind``: its class.
+
+    Raises ModelLoadError.
+    """
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     device = resolve_device(settings.device)
@@ -38,22 +48,21 @@ def load_pipeline(folder: Path, settings: Settings) -> "PipelinePainter":
     diffusers.utils.logging.set_verbosity_error()
     torch.backends.cudnn.deterministic = True
     try:
-        pipeline = _KINDS["text"].from_pretrained(
+        pipeline = kind.from_pretrained(
             str(folder),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             dtype=resolve_dtype(name, device),
-        )
-        painter = PipelinePainter(pipeline.to(device))
+        ).to(device)
     except (ModelLoadError, CannotLoadHere):
         raise
     except (ImportError, MemoryError, torch.OutOfMemoryError) as error:
         raise CannotLoadHere(f"the pipeline in {folder} cannot be loaded here: {_said(error)}") from error
     except Exception as error:
         raise ModelLoadError(f"the pipeline in {folder} cannot be loaded: {_said(error)}") from error
-    painter.denoising("text").check()
-    return painter
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _said(error: Exception) -> str:

@@ -227,11 +227,12 @@ async def get_timeline(runtime: RuntimeOf, principal: JobsReader, job_id: JobId)
 @router.delete("/{job_id}", response_model=JobDeleted, summary="Delete a job's contents")
 async def delete_job(request: Request, runtime: RuntimeOf, principal: JobsWriter, job_id: JobId) -> Response:
     """Delete the input and output of an ended job now. Its row, usage and audit entries stay. Idempotent."""
-    await run_in_threadpool(_delete, runtime, principal, job_id, request.state.request_id)
+    await run_in_threadpool(delete_contents, runtime, principal, job_id, request.state.request_id)
     return JsonResponse(JobDeleted(id=job_id))
 
 
-def _delete(runtime: Runtime, principal: Principal, job_id: str, request_id: str) -> None:
+def delete_contents(runtime: Runtime, principal: Principal, job_id: str, request_id: str) -> None:
+    """Delete the input and output of an ended job. Raises Conflict, NotFound. Blocks."""
     erasure.purge_job(runtime.db, principal.tenant_id, job_id, actor=principal.key_id, request_id=request_id)
     # Without Redis, its copy expires some minutes after the last frame.
     with suppress(Unavailable):

@@ -1,8 +1,7 @@
 """The API of the task ``image_edit``: OpenAI's ``POST /v1/images/edits``, a form or JSON, whole or as a stream."""
 
 import hashlib
-import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -11,11 +10,11 @@ from fastapi import APIRouter
 from pydantic import Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.features.diffusion.edit.task import IMAGE_EDIT, MOST_FORM_BYTES, ImageEditRequest
+from headrace.features.diffusion.form_fields import FIELD_BYTES, json_fields, read_body, read_form, text_fields
 from headrace.features.diffusion.openai_images import (
     ImagesBody,
     ImagesResponse,
@@ -31,23 +30,19 @@ from headrace.features.files.file_routes import policed_filename
 from headrace.features.files.file_work import BlobsOf
 from headrace.features.files.files import Purpose
 from headrace.producer_api.access.auth import JobsWriter
-from headrace.producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute, check_counts
+from headrace.producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import DOCUMENTED, from_validation
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.prompts.vision.pictures import check_header
-from headrace.store.errors import HeadraceError, InvalidRequest, TooLarge
+from headrace.store.errors import HeadraceError, InvalidRequest
 from headrace.store.tenants.api_keys import Principal
 
 router = APIRouter(prefix="/v1/images", tags=["images"], route_class=StrictJsonRoute, responses=DOCUMENTED)
 
 # A picture goes with its job's input, if that is sooner.
 _PICTURE_TTL_S: Final = 86_400
-_FIELD_BYTES: Final = 64 << 10
-_MOST_BYTES: Final = MOST_FORM_BYTES + _FIELD_BYTES
-_NESTED: Final = re.compile(r"(metadata|job)\[([^\[\]]{1,64})\]")
-_NUMBERS: Final = re.compile(r"-?\d{1,12}(\.\d{1,12})?")
-_TEXTS: Final = frozenset({"prompt", "negative_prompt", "user", "safety_identifier", "model", "metadata"})
+_MOST_BYTES: Final = MOST_FORM_BYTES + FIELD_BYTES
 
 
 class EditBody(ImagesBody):
@@ -82,16 +77,10 @@ async def edit_image(
 
     A caller who leaves before the end cancels the job, unless `job[on_disconnect]` is `continue`.
     """
-    body = bytearray()
-    async for block in request.stream():
-        body += block
-        if len(body) > _MOST_BYTES:
-            raise TooLarge(f"the body is over {_MOST_BYTES} bytes, the most that is accepted")
-    content = bytes(body)
+    content = await read_body(request, _MOST_BYTES)
     sent: Mapping[str, tuple[str, bytes]] = {}
     if request.headers.get("content-type", "").startswith("application/json"):
-        check_counts(content)
-        asked = _read(_json(content))
+        asked = _read(json_fields(content))
     else:
         asked, sent = await _read_form(request, content)
     fields = order_fields(asked)
@@ -114,13 +103,6 @@ async def edit_image(
     return await respond(request, runtime, blobs, principal, asked, wanted, origin, "image_edit", settle)
 
 
-def _json(content: bytes) -> Any:
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is no JSON: {error.msg}") from None
-
-
 def _read(fields: Any) -> EditBody:
     try:
         return EditBody.model_validate(fields)
@@ -129,40 +111,12 @@ def _read(fields: Any) -> EditBody:
 
 
 async def _read_form(request: Request, content: bytes) -> tuple[EditBody, dict[str, tuple[str, bytes]]]:
-    """Return the fields of a form, and its files as name and bytes. Raises InvalidRequest, TooLarge."""
-
-    async def blocks() -> AsyncGenerator[bytes]:
-        yield content
-
-    parser = MultiPartParser(request.headers, blocks(), max_files=2, max_fields=40, max_part_size=_FIELD_BYTES)
+    """Return the fields of a form, and its files as name and bytes. Raises InvalidRequest."""
+    form = await read_form(request.headers, content, 2)
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, AttributeError) as error:
-        said = getattr(error, "message", "it is no multipart form with its boundary")
-        raise InvalidRequest(f"send multipart/form-data with one `image`, or JSON: {said}") from error
-    try:
-        return _read(_fields_of(form)), await _files_of(form)
+        return _read(text_fields(form)), await _files_of(form)
     finally:
         await form.close()
-
-
-def _fields_of(form: FormData) -> dict[str, Any]:
-    """Return the texts of a form as the fields of a JSON body."""
-    found: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if not isinstance(value, str) or not value:
-            continue
-        nested = _NESTED.fullmatch(name)
-        if nested is not None:
-            inner = int(value) if nested[1] == "job" and value.isdecimal() else value
-            found.setdefault(nested[1], {})[nested[2]] = inner
-        elif name in _TEXTS:
-            found[name] = value
-        else:
-            found[name] = {"true": True, "false": False}.get(value, value)
-            if isinstance(found[name], str) and _NUMBERS.fullmatch(value):
-                found[name] = float(value) if "." in value else int(value)
-    return found
 
 
 async def _files_of(form: FormData) -> dict[str, tuple[str, bytes]]:

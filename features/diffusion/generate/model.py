@@ -33,14 +33,14 @@ class OneByOne(EncodeEngine):
 
 @dataclass(frozen=True, slots=True)
 class PictureModel(OwnModel):
-    """A version that makes pictures."""
+    """A version that makes pictures or videos. ``server_timeout_s``: None, it runs here."""
 
-    is_server: bool = False
+    server_timeout_s: float | None = None
 
     def new_engine(self, setup: EngineSetup) -> EncodeEngine | CallEngine:
         """Return an engine that computes one order after another, or asks the server for several at once."""
-        if self.is_server:
-            return new_call_engine(self.encoder, setup, SERVER_TIMEOUT_S)
+        if self.server_timeout_s is not None:
+            return new_call_engine(self.encoder, setup, self.server_timeout_s)
         config = EncodeConfig(setup.num_slots, 1, inf)
         return OneByOne(self.encoder, config, on_room=setup.on_room, on_failed=setup.on_failed)
 
@@ -50,7 +50,7 @@ def load_picture_model(version: ModelVersion, settings: Settings, read_file: Rea
     server = settings_for(version, read_file).server
     runner = _runner(version, settings) if server is None else server_runner(server, settings)
     encoder = with_encoder_faults(OwnRunner(GENERATE, runner), settings, lambda _row: "")
-    return PictureModel(version, encoder, IMAGE_GENERATE, (IMAGE_EDIT,), server is not None)
+    return PictureModel(version, encoder, IMAGE_GENERATE, (IMAGE_EDIT,), None if server is None else SERVER_TIMEOUT_S)
 
 
 def _runner(version: ModelVersion, settings: Settings) -> Callable[..., Any]:

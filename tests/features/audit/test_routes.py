@@ -96,6 +96,12 @@ class Caller:
         self.worker.succeed(self.worker.claim(job_id))
         return job_id
 
+    def ended_video(self) -> str:
+        register(self.db, "filmer", "fake-video-pipeline", "auto", actor="tests")
+        job_id = self.made("/v1/videos", {"model": "filmer", "prompt": SECRET})
+        self.api.post(f"/v1/jobs/{job_id}/cancel").raise_for_status()
+        return job_id
+
     def ended_message_batch(self) -> str:
         """A batch in which nothing is valid: it ends without a worker."""
         made = self.made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {"model": SECRET}}]})
@@ -210,6 +216,7 @@ AUDITED: dict[tuple[str, str], tuple[str, Call]] = {
         lambda c: c.api.put("/v1/organization/retention", json={"outputs_days": 1}),
     ),
     ("delete", "/v1/jobs/{job_id}"): ("job.purged", lambda c: c.api.delete(f"/v1/jobs/{c.ended()}")),
+    ("delete", "/v1/videos/{video_id}"): ("job.purged", lambda c: c.api.delete(f"/v1/videos/{c.ended_video()}")),
     ("delete", "/v1/files/{file_id}"): ("file.deleted", lambda c: c.api.delete(f"/v1/files/{c.uploaded()}")),
     ("delete", "/v1/messages/batches/{message_batch_id}"): (
         "batch.deleted",
@@ -391,6 +398,8 @@ OWN_WORK = {
     ("post", "/v1/images/edits"): _JOBS,
     ("post", "/v1/images/generations"): _JOBS,
     ("post", "/v1/images/zero_shot"): _JOBS,
+    ("post", "/v1/videos"): _JOBS,
+    ("post", "/v1/videos/{video_id}/remix"): "is refused",
     ("post", "/v1/tabular/predictions"): _JOBS,
     ("post", "/v1/recommendations"): _JOBS,
     ("post", "/v1/tasks/call_tool"): _JOBS,

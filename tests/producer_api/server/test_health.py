@@ -83,6 +83,7 @@ def test_the_document_names_key_errors_and_examples(api: httpx2.Client) -> None:
         "speech",
         "image_generate",
         "image_edit",
+        "video_generate",
         "call_tool",
     }
     refusals = {status: answer for status, answer in post["responses"].items() if status != "202"}
@@ -132,6 +133,7 @@ def test_documented_examples_are_accepted(
         "transcribe",
         "speech",
         "image_generate",
+        "video_generate",
         "call_tool",
     )
     for task in filter(TASKS.__contains__, fakes):

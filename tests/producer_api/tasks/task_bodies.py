@@ -20,6 +20,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "/v1/images/zero_shot": {"model": "m", "images": [SERVER], "candidate_labels": ["a", "b"]},
     "/v1/images/generations": {"model": "m", "prompt": "hi"},
     "/v1/images/edits": {"model": "m", "prompt": "hi", "images": ["data:image/png;base64,iVBORw0KGgo="]},
+    "/v1/videos": {"model": "m", "prompt": "hi"},
     "/v1/tabular/predictions": {"model": "m", "rows": [ROW]},
     "/v1/recommendations": {"model": "m", "history": [{"id": "i"}]},
     "/v1/audio/speech": {"model": "m", "input": "hi"},

@@ -52,6 +52,7 @@ def test_the_files_of_each_task_are_stored() -> None:
         "transcribe": ("preprocessor_config.json",),
         "image_classify": ("preprocessor_config.json",),
         "image_generate": PIPELINE_FILES,
+        "video_generate": (*PIPELINE_FILES, "motion_adapter/config.json"),
         "embed": SENTENCE_FILES,
     }
     assert {name: one.folder_weights for name, one in TASK_INPUTS.items() if one.folder_weights} == {

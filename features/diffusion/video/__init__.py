@@ -1,0 +1,1 @@
+"""The task ``video_generate``: a prompt in, a video out."""
