@@ -2,6 +2,7 @@
 
 model_index.json             the pipeline's class and its parts; weights in safetensors, no pickle, no code
 generation_defaults.json     optional: what requests do not say, {"steps": 4, "guidance": 0, "size": "512x512"}
+lora/*.safetensors           optional: LoRA adapters, which change the weights when they are loaded
 
 config.json                  of a server: {"model_type": "headrace-image-server", "url": …, "model": …}
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
 from headrace.features.diffusion.pictures import MAX_PIXELS, MAX_STEPS, MOST_TOKENS, SIZE, size_of
 from headrace.prompts.folder_json import json_object
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "generation_defaults.json"
+ADAPTERS: Final = "lora"
 SERVER_TYPE: Final = "headrace-image-server"
 SERVER_URL: Final = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 SMALL_FILES: Final = (INDEX, DEFAULTS, "vae/config.json", "unet/config.json", "transformer/config.json")
@@ -45,6 +47,8 @@ class Defaults(BaseModel):
     guidance: Annotated[float, Field(ge=0, le=100)] | None = None
     size: Annotated[str, StringConstraints(pattern=SIZE)] | None = None
     negative_prompt: str | None = None
+    lora_scale: Annotated[FiniteFloat, Field(ge=-10, le=10)] = 1.0
+    """How much the adapters of the folder change."""
 
 
 class ImageServer(BaseModel):

@@ -1,6 +1,7 @@
 """Pictures by the pipelines of diffusers: from a prompt, from a picture, and into the mask of a picture."""
 
 import inspect
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import diffusers
 import torch
 
 from headrace.features.diffusion.denoising import Denoising, Step
+from headrace.features.diffusion.model_folder import ADAPTERS, DEFAULTS
 from headrace.features.diffusion.picture_work import OnStep, PictureStep, Source
 from headrace.features.diffusion.pictures import PictureOrder, size_of
 from headrace.models.tensors.precision import resolve_device, resolve_dtype
@@ -54,7 +56,9 @@ def loaded(kind: Any, folder: Path, settings: Settings) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             dtype=resolve_dtype(name, device),
-        ).to(device)
+        )
+        _fuse_adapters(pipeline, folder)
+        pipeline = pipeline.to(device)
     except (ModelLoadError, CannotLoadHere):
         raise
     except (ImportError, MemoryError, torch.OutOfMemoryError) as error:
@@ -63,6 +67,20 @@ def loaded(kind: Any, folder: Path, settings: Settings) -> Any:
         raise ModelLoadError(f"the pipeline in {folder} cannot be loaded: {_said(error)}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _fuse_adapters(pipeline: Any, folder: Path) -> None:
+    """Change the weights by the LoRA adapters in the folder. Raises ModelLoadError for one of another model."""
+    path = folder / DEFAULTS
+    scale = json.loads(path.read_bytes()).get("lora_scale", 1.0) if path.is_file() else 1.0
+    for adapter in sorted((folder / ADAPTERS).glob("*.safetensors")):
+        if not hasattr(pipeline, "load_lora_weights"):
+            raise ModelLoadError(f"{type(pipeline).__name__} takes no LoRA adapters: remove {folder / ADAPTERS}")
+        pipeline.load_lora_weights(str(adapter.parent), weight_name=adapter.name, local_files_only=True)
+        if not pipeline.get_active_adapters():
+            raise ModelLoadError(f"{adapter} changes no layer of {type(pipeline).__name__}")
+        pipeline.fuse_lora(lora_scale=scale)
+        pipeline.unload_lora_weights()
 
 
 def _said(error: Exception) -> str:

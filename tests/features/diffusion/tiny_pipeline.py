@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 _BLOCKS = (32, 64)
@@ -18,6 +19,15 @@ def build_pipeline(folder: Path) -> Path:
         warnings.simplefilter("ignore")  # of diffusers about numpy
         _pipeline().save_pretrained(folder)
     return folder
+
+
+def add_adapter(folder: Path) -> None:
+    """Write a LoRA adapter into the folder of a pipeline, with random weights for its attention."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    torch.manual_seed(1)
+    pipeline.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(pipeline.unet)
+    StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=layers)
 
 
 def _pipeline() -> Any:
