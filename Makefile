@@ -89,6 +89,10 @@ bench-queue: $(STAMP)  ## jobs/s and cost from submit to stored result, beside C
 bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queued, and with a million: about 5 minutes
 	@$(BIN)/python -m benchmarks.backlog
 
+.PHONY: bench-ended-jobs
+bench-ended-jobs: $(STAMP)  ## what accept, claim and end cost behind 5 million ended jobs, and what a due day costs: about 20 minutes (ARGS="--jobs 20000000")
+	@$(BIN)/python -m benchmarks.ended_jobs $(ARGS)
+
 bench-tasks: $(STAMP)  ## embeddings, rerank and classify beside sentence-transformers and others: about 5 minutes
 	@$(BIN)/python -m benchmarks.tasks
 

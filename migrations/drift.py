@@ -22,7 +22,7 @@ SELECT format('%s.%s %s%s%s%s', class.relname, attname, format_type(atttypid, at
     COALESCE(' default ' || pg_get_expr(adbin, adrelid), ''))
 FROM pg_attribute JOIN pg_class AS class ON class.oid = attrelid
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-WHERE class.relnamespace = to_regnamespace(:schema) AND class.relkind = 'r' AND attnum > 0 AND NOT attisdropped
+WHERE class.relnamespace = to_regnamespace(:schema) AND class.relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
     AND class.relname = ANY(:tables)
 """)
 
@@ -34,7 +34,7 @@ WHERE class.relnamespace = to_regnamespace(:schema) AND contype <> 'n'
 """)
 
 _INDEXES = text("""
-SELECT replace(indexdef, ' ON ' || schemaname || '.', ' ON ') FROM pg_indexes WHERE schemaname = :schema
+SELECT replace(indexdef, schemaname || '.', '') FROM pg_indexes WHERE schemaname = :schema
     AND tablename = ANY(:tables)
 """)
 

@@ -1,6 +1,7 @@
 """Gaps in tenant isolation: tables without row-level security, and roles with too many rights or none.
 
-A table belongs to tenants if it has ``tenant_id``, or refers to such a table; ``tenants`` does too.
+A table belongs to tenants if it has ``tenant_id`` or ``job_id``, or refers to such a table; ``tenants`` does too.
+Partitions are left out: roles have rights on their tables alone.
 """
 
 from sqlalchemy import Connection, text
@@ -11,9 +12,11 @@ _TABLES = """
 WITH RECURSIVE tables AS (
     SELECT oid, relname, relrowsecurity FROM pg_class
     WHERE relnamespace = to_regnamespace(current_schema()) AND relkind IN ('r', 'p') AND relname <> 'alembic_version'
+        AND NOT relispartition
 ), owned (oid) AS (
     SELECT oid FROM tables WHERE relname = 'tenants' OR EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = tables.oid AND attname = 'tenant_id' AND NOT attisdropped)
+        SELECT FROM pg_attribute
+        WHERE attrelid = tables.oid AND attname IN ('tenant_id', 'job_id') AND NOT attisdropped)
     UNION
     SELECT conrelid FROM pg_constraint JOIN owned ON confrelid = owned.oid WHERE contype = 'f'
 )

@@ -116,15 +116,22 @@ def _our_turn(db: Database) -> Iterator[None]:
 
 
 def _patiently(db: Database, run: Callable[[Connection], None]) -> None:
-    """Repeat until all table locks were available within ``DDL_LOCK_TIMEOUT``; others run between attempts."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Repeat until all table locks were available within ``DDL_LOCK_TIMEOUT``; others run between attempts.
+
+    The time limit counts for each revision from its first failure: a step before it may take long on a big table.
+    """
+    deadlines: dict[str | None, float] = {}
     while True:
         try:
             with _connection(db) as connection:
                 run(connection)
             return
         except Unavailable as error:
-            if not _was_not_locked(error) or time.monotonic() > deadline:
+            if not _was_not_locked(error):
+                raise
+            with db.begin() as connection:
+                at = current(connection)
+            if time.monotonic() > deadlines.setdefault(at, time.monotonic() + PATIENCE_S):
                 raise
         time.sleep(_PAUSE_S)
 

@@ -250,7 +250,8 @@ def _emptying(connection: Connection) -> str:
     # thousands of tests use few tables.
     known = metadata.tables
     others = MetaData()
-    others.reflect(connection, only=lambda name, _: name not in known and name != "alembic_version")
+    parts = set(connection.exec_driver_sql("SELECT relname FROM pg_class WHERE relispartition").scalars())
+    others.reflect(connection, only=lambda name, _: name not in {*known, *parts, "alembic_version"})
     of_no_feature = [table.name for table in reversed(others.sorted_tables) if table.name not in known]
     tables = [*of_no_feature, *(table.name for table in reversed(metadata.sorted_tables) if table.name != "audit_log")]
     deletes = "\n".join(f"IF EXISTS (SELECT FROM {table}) THEN DELETE FROM {table}; END IF;" for table in tables)

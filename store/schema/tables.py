@@ -31,7 +31,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from headrace.store.schema.job_states import JobState
 
 # The newest revision under ``migrations/versions``. A process refuses to start on an older schema.
-REVISION = "0106"
+REVISION = "0112"
 
 metadata = MetaData(
     naming_convention={
@@ -241,14 +241,16 @@ jobs = Table(
     ),
 )
 
+# It lies in partitions by day, as ``job_events`` does, and is dropped with its day: see ``store.jobs.days``.
 job_terminal = Table(
     "job_terminal",
     metadata,
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", String, primary_key=True),
     Column("state", String, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     timestamp("at", required=True),
     CheckConstraint(_one_of("state", [s for s in JobState if s.is_terminal]), name="state_terminal"),
+    postgresql_partition_by="RANGE (job_id)",
 )
 
 # The frames of the attempt that ended the job, so that a stream can be read again after Redis has forgotten it.
@@ -305,14 +307,15 @@ queue_controls = Table(
 job_events = Table(
     "job_events",
     metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("job_id", String, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("id", BigInteger, Identity(), nullable=False),
+    Column("job_id", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("detail", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
     # clock_timestamp, not now(): events of one transaction keep their order and distance.
     Column("at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    Index(None, "job_id"),
+    PrimaryKeyConstraint("job_id", "id"),
+    postgresql_partition_by="RANGE (job_id)",
 )
 
 attempts = Table(

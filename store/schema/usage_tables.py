@@ -35,11 +35,11 @@ model_prices = Table(
 )
 
 # One row for each ended job that was computed at least in part. No foreign key: the row outlives the job. Old rows are
-# summed by day (``usage_days``).
+# summed by day (``usage_days``), and the day's partition is dropped then. ``job_terminal`` lets a job end once.
 usage_ledger = Table(
     "usage_ledger",
     metadata,
-    Column("job_id", String, primary_key=True),
+    Column("job_id", String, nullable=False),
     Column("tenant_id", String, nullable=False),
     Column("api_key_id", String),
     Column("project_id", String),
@@ -55,7 +55,9 @@ usage_ledger = Table(
     # Null if there was no price when the job ended.
     Column("cost", Numeric),
     Column("at", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("job_id", "at"),
     Index(None, "tenant_id", "at"),
+    postgresql_partition_by="RANGE (at)",
 )
 
 # The sums of a day's rows of the ledger, grouped by everything that usage is counted by. ``at`` is the beginning of the

@@ -84,6 +84,9 @@ class UsageGroup:
 # Rolls old rows of the ledger up into daily totals.
 _ROLL_UP = text("SELECT headrace_add_up_usage(:tenant_id, :older_than_s, :limit)")
 
+# Rolls a partition of the ledger up, and drops it.
+_ADD_UP_DAY = text("SELECT headrace_add_up_day(:older_than_s)")
+
 # Stores a price, if the model version exists.
 _SET_PRICE = text("""
 INSERT INTO model_prices (model, version, input, cached_input, output)
@@ -154,6 +157,17 @@ def roll_up(db: Database, tenant_id: str, older_than_s: float, limit: int) -> in
     values = {"tenant_id": tenant_id, "older_than_s": float(older_than_s), "limit": limit}
     with db.autocommit(tenant_id=tenant_id) as connection:
         return int(connection.execute(_ROLL_UP, values).scalar_one())
+
+
+def add_up_day(db: Database, older_than_s: float) -> str | None:
+    """Roll up the oldest day of the ledger, of all tenants, and drop its partition; return its name.
+
+    None: no partition ended more than ``older_than_s`` seconds ago. The minimum is one day. Lines that are in no day's
+    partition are left to ``roll_up``.
+    """
+    with db.autocommit() as connection:
+        name: str | None = connection.execute(_ADD_UP_DAY, {"older_than_s": float(older_than_s)}).scalar_one()
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,15 @@ MOST_PAGES = 20
 MOST_ROWS = 1000
 LONGEST_WAIT_S = 1.0
 
+# As real ids: they are in the order of time.
+JOB = "'job_0197' || lpad(n::text, 28, '0')"
+
 # The tables that grow with use, and what a row has that is not plain from a column's name and type.
 BIG: dict[str, dict[str, str]] = {
     "blobs": {"digest": "'digest-' || n"},
     "files": {"digest": "'digest-' || n", "purpose": "'batch'"},
     "batches": {"status": "'completed'", "input_digest": "'digest-' || n", "completed_at": "now()"},
-    "jobs": {"state": "'succeeded'", "completed_at": "now()", "output": "'{}'"},
+    "jobs": {"id": JOB, "state": "'succeeded'", "completed_at": "now()", "output": "'{}'"},
     "job_terminal": {"state": "'succeeded'"},
     "job_streams": {},
     "job_checkpoints": {},
@@ -46,8 +49,8 @@ BIG: dict[str, dict[str, str]] = {
     "dead_letters": {},
     "idempotency_keys": {"key": "'key-' || n"},
     "responses": {},
-    "batch_lines": {"job_id": "'jobs-' || n", "outcome": "'succeeded'"},
-    "webhook_deliveries": {"job_id": "'jobs-' || n"},
+    "batch_lines": {"job_id": JOB, "outcome": "'succeeded'"},
+    "webhook_deliveries": {"job_id": JOB},
     "webhook_attempts": {"delivery_id": "'webhook_deliveries-' || n"},
     "usage_ledger": {"state": "'succeeded'"},
     "audit_log": {"seq": "n"},
@@ -96,8 +99,10 @@ def _value(table: str, name: str, kind: str) -> str:
             return f"'{table}-' || n"
         case "tenant_id":
             return "'ten_' || mod(n, 10)"
-        case "job_id" | "batch_id":
-            return f"'{'jobs' if name == 'job_id' else 'batches'}-' || n"
+        case "job_id":
+            return JOB
+        case "batch_id":
+            return "'batches-' || n"
         case _:
             return _BY_TYPE.get(kind, "1")
 
@@ -151,7 +156,7 @@ class Audit:
             driver.execute("COMMIT")
 
     def _look(self, driver: Any) -> tuple[int, int, set[str]]:
-        pages, rows = driver.execute(_PAGES, ([*BIG],)).fetchone()
+        pages, rows = driver.execute(_PAGES, ([*BIG, *(f"{table}_old" for table in BIG)],)).fetchone()
         return int(pages or 0), int(rows or 0), {name for (name,) in driver.execute(_LOCKED, ([*BIG],))}
 
 
@@ -224,7 +229,7 @@ def test_no_revision_makes_others_wait_for_long(filled: Database, next_revision:
 
 def test_a_revision_that_was_broken_off_between_two_steps_begins_anew(filled: Database, next_revision: str) -> None:
     with filled.begin() as connection:
-        connection.execute(text("UPDATE attempts SET attempt = 1000 WHERE job_id = 'jobs-1'"))
+        connection.execute(text("UPDATE attempts SET attempt = 1000 WHERE job_id LIKE '%01'"))
     with pytest.raises(IntegrityError, match="ck_attempts_made_up"):
         upgrade(filled)
     with filled.begin() as connection:

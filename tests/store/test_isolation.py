@@ -44,6 +44,9 @@ THE_SYSTEMS_OWN = {
     "nobody's tables": {
         "database.Database.ping",
         "database.check_schema",
+        "days.clear_rest",
+        "days.drop_one",
+        "days.make_ahead",
         "files.keep_content",
         "host_reports.last_report",
         "host_reports.read_hosts",
@@ -70,6 +73,7 @@ THE_SYSTEMS_OWN = {
         "rollouts.active_rollouts",
         "rollouts.get_rollout",
         "rollouts.list_rollouts",
+        "usage.add_up_day",
         "usage.set_price",
         "versions.delete_version",
         "versions.list_versions",

@@ -1,4 +1,7 @@
-"""The duties that delete rows of the core, each at the end of its time: old jobs, usage in detail, and so on."""
+"""The duties that delete rows of the core, each at the end of its time: old jobs, usage in detail, and so on.
+
+``keep_days`` makes the partitions of the next days, and drops those that are over (``store.jobs.days``).
+"""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -6,7 +9,7 @@ from functools import partial
 import structlog
 
 from headrace.store.db.database import Database
-from headrace.store.jobs import sweeps
+from headrace.store.jobs import days, sweeps
 from headrace.store.keeper import Duty, run_parts
 from headrace.store.scheduling import queues
 from headrace.store.settings import Settings
@@ -22,6 +25,8 @@ REST = 0.5
 _LOCK_TIMEOUT_S = 2.0
 # Deletes by the thousand may take long, and nothing waits for them.
 _BUDGET_S = 300.0
+# A statement that takes a partition away lets all that come after it wait while it waits.
+_DAY_LOCK_TIMEOUT_S = 0.2
 
 
 def deleting(name: str, run: Callable[[], bool]) -> tuple[Duty]:
@@ -44,6 +49,21 @@ def row_duties(db: Database, settings: Settings) -> Iterator[tuple[Duty]]:
     def add_up(tenant_id: str) -> bool:
         return usage.roll_up(db, tenant_id, settings.record_ttl_s + usage.DETAIL_S, ROWS) >= ROWS
 
+    def keep_days() -> bool:
+        num_made = days.make_ahead(db)
+        dropped = [
+            name
+            for name in (
+                days.drop_one(db, settings.record_ttl_s),
+                usage.add_up_day(db, settings.record_ttl_s + usage.DETAIL_S),
+            )
+            if name is not None
+        ]
+        num_rows = days.clear_rest(db, settings.record_ttl_s, ROWS)
+        if num_made or dropped:
+            log.info("dispatcher.days_kept", num_made=num_made, dropped=dropped)
+        return bool(dropped) or num_rows >= ROWS
+
     def forget_empty() -> bool:
         queues.forget_empty(db)
         quotas.delete_zero_totals(db)
@@ -52,3 +72,5 @@ def row_duties(db: Database, settings: Settings) -> Iterator[tuple[Duty]]:
     yield deleting("purge_jobs", purge_jobs)
     yield deleting("add_up_usage", add_up_usage)
     yield deleting("forget_empty_queues", forget_empty)
+    limits = {"lock_timeout_s": _DAY_LOCK_TIMEOUT_S, "statement_timeout_s": _BUDGET_S}
+    yield (Duty("keep_days", PERIOD_S, keep_days, budget_s=2 * _BUDGET_S, rest=REST, **limits),)
