@@ -2,10 +2,10 @@
 
 One embedded Postgres with two databases: an empty one, and one with ``--jobs`` ended jobs, spread evenly over
 ``--days`` days, with what they leave: events, ends, attempts, ledger, and for the newest week contents and streams. The
-same functions of the store as in the API, the dispatcher and a worker are called on both, each call on the one right after
-that on the other, so that what else the machine does meets both. Beside the time of a call the CPU time of its Postgres
-process is told, which other processes change little. Then the oldest day is deleted, by what the dispatcher does.
-Prints a table and, as its last line, JSON; exits 1 if a goal is missed.
+same functions of the store as in the API, the dispatcher and a worker are called on both, each call on the one right
+after that on the other, so that what else the machine does meets both. Beside the time of a call the CPU time of its
+Postgres process is told, which other processes change little. Then the oldest day is deleted, by what the dispatcher
+does. Prints the figures and, as its last line, JSON; exits 1 if a goal is missed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +237,10 @@ def measure(sides: dict[str, Side], options: Options) -> None:
                 side.wall.clear()
                 side.cpu.clear()
         order = list(sides.values())[:: 1 if number % 2 else -1]
-        steps = [*[lambda side, n=n: side.accept(n) for n in range(_GROUP)], Side.choose, Side.claim]
+        steps = [*[partial(Side.accept, number=n) for n in range(_GROUP)], Side.choose, Side.claim]
         for step in [*steps, *[Side.end] * _GROUP, Side.list]:
             for side in order:
-                step(side)  # type: ignore[no-untyped-call]  # an unbound method, or a lambda
+                step(side)
 
 
 def delete_day(url: str, side: Side, options: Options) -> dict[str, float]:

@@ -7,11 +7,13 @@ SELECT CASE WHEN by_id
     THEN 'job_' || lpad(to_hex(CAST(extract(epoch FROM at) * 1000 AS bigint)), 12, '0') ELSE CAST(at AS text) END
 $$;
 
--- ``first``: null if it has all rows before ``beyond``. ``until``: the time of ``beyond``.
+-- ``first``: null if it has all rows before ``beyond``. ``until``: the time of ``beyond``. The collation of the bounds is that
+-- of the ids, not that of the catalog, so that they can be compared by an index.
 CREATE FUNCTION headrace_days() RETURNS TABLE (
     whole text, by_id boolean, part text, first text, beyond text, until timestamptz
 ) LANGUAGE sql STABLE AS $$
-SELECT CAST(parted.oid::regclass AS text), by_id, CAST(inhrelid::regclass AS text), bounds[1], bounds[2],
+SELECT CAST(parted.oid::regclass AS text), by_id, CAST(inhrelid::regclass AS text),
+    bounds[1] COLLATE "default", bounds[2] COLLATE "default",
     CASE WHEN by_id THEN to_timestamp(CAST(CAST('x' || substr(bounds[2], 5, 12) AS bit(48)) AS bigint) / 1000.0)
         ELSE CAST(bounds[2] AS timestamptz) END
 FROM pg_class AS parted JOIN pg_inherits ON inhparent = parted.oid JOIN pg_class AS day ON day.oid = inhrelid

@@ -2,8 +2,8 @@
 
 A row of ``jobs`` changes until its end and is found by what it is; these rows are only added, and found by their job.
 So they lie by the time in the job's id (the ledger by the end), a table for each day of UTC. Days are made ahead. A day
-is dropped as a whole when nearly all its jobs are deleted; what the others have moves to the partition ``…_rest``, which
-also takes what no day was made for. Database functions do all this: the dispatcher itself may not change tables.
+is dropped as a whole when nearly all its jobs are deleted; what the others have moves to the partition ``…_rest``,
+which also takes what no day was made for. Database functions do all this: the dispatcher itself may not change tables.
 """
 
 from sqlalchemy import text

@@ -72,5 +72,14 @@ def row_duties(db: Database, settings: Settings) -> Iterator[tuple[Duty]]:
     yield deleting("purge_jobs", purge_jobs)
     yield deleting("add_up_usage", add_up_usage)
     yield deleting("forget_empty_queues", forget_empty)
-    limits = {"lock_timeout_s": _DAY_LOCK_TIMEOUT_S, "statement_timeout_s": _BUDGET_S}
-    yield (Duty("keep_days", PERIOD_S, keep_days, budget_s=2 * _BUDGET_S, rest=REST, **limits),)
+    yield (
+        Duty(
+            "keep_days",
+            PERIOD_S,
+            keep_days,
+            budget_s=2 * _BUDGET_S,
+            lock_timeout_s=_DAY_LOCK_TIMEOUT_S,
+            statement_timeout_s=_BUDGET_S,
+            rest=REST,
+        ),
+    )

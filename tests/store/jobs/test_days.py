@@ -23,8 +23,7 @@ from headrace.store.schema.job_states import JobState
 from headrace.store.settings import Settings
 from headrace.store.tenants.usage import TimeBuckets, add_up_day, roll_up, usage_by
 from headrace.workers.dispatcher.row_duties import row_duties
-from tests.conftest import ROLE_PASSWORD
-from tests.roles import as_worker
+from tests.roles import ROLE_PASSWORD, as_worker
 from tests.store.making import QUEUE, AcceptOne, Query
 
 DAY_S = 86_400.0
