@@ -22,7 +22,7 @@ depends_on = None
 READ_ADD = "SELECT, INSERT"
 KEYS = {"job_events": "job_id", "job_terminal": "job_id", "usage_ledger": "at"}
 # Less than the second after which Postgres looks for deadlocks: this revision gives way, no statement of a job does.
-LOCK = f"SET LOCAL lock_timeout = '300ms'; LOCK TABLE jobs, {', '.join(KEYS)} IN ACCESS EXCLUSIVE MODE"
+LOCK = f"SET LOCAL lock_timeout = '900ms'; LOCK TABLE jobs, {', '.join(KEYS)} IN ACCESS EXCLUSIVE MODE"
 
 LAST_EVENT = "SELECT COALESCE(pg_sequence_last_value(pg_get_serial_sequence('job_events', 'id')), 0)"
 BEFORE = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name AND conrelid = to_regclass(:table)"
