@@ -22,6 +22,10 @@ SILENCE_S = 15.0
 
 CHECK_S = 1.0
 
+# A statement without a snapshot. One that reads keeps its own until the next, and ``CREATE INDEX CONCURRENTLY`` waits
+# for the end of a transaction that had one: it would wait for as long as this process leads.
+_LOOK = text("SHOW transaction_isolation")
+
 # Take the lock if it is free; the server bears so much silence in this transaction.
 _TRY = text("""
 SELECT pg_try_advisory_xact_lock(:key) AS is_held,
@@ -41,7 +45,7 @@ class Leadership:
         if time.monotonic() - self._checked_at < CHECK_S:
             return
         try:
-            self.connection.execute(text("SELECT 1"))  # while the transaction lives, it has its lock
+            self.connection.execute(_LOOK)  # while the transaction lives, it has its lock
         except DBAPIError as error:
             raise Unavailable("the connection that holds the lead is gone", code="database_unavailable") from error
         self._checked_at = time.monotonic()
@@ -54,6 +58,7 @@ def lead(db: Database, key: int, *, silence_s: float = SILENCE_S) -> Iterator[Le
         found = connection.execute(_TRY, {"key": key, "silence": f"{round(silence_s * 1000)}ms"}).one()
         if found.is_held:
             try:
+                connection.execute(_LOOK)
                 yield Leadership(connection)
             finally:
                 with suppress(DBAPIError):  # a broken connection has released its lock

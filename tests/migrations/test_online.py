@@ -20,6 +20,7 @@ from headrace.migrations import schema
 from headrace.migrations.drift import find_drift
 from headrace.migrations.schema import head, upgrade
 from headrace.store.db.database import Database
+from headrace.store.db.leader_election import lead
 from headrace.store.ids import new_id
 from headrace.store.settings import Settings
 from tests.processes import WAIT_S
@@ -299,3 +300,14 @@ def test_what_makes_others_wait_is_found_and_what_does_not_passes(filled: Databa
             connection.rollback()
         assert len(audit.findings) == bool(found), (statements, audit.findings)
         assert not found or found in audit.findings[0]
+
+
+def test_an_index_is_built_while_a_process_leads(filled: Database, next_revision: str) -> None:
+    with lead(filled, 1) as leadership:
+        assert leadership is not None
+        building = threading.Thread(target=upgrade, args=(filled,))
+        building.start()
+        building.join(WAIT_S)
+        assert not building.is_alive()
+    with filled.begin() as connection:
+        assert schema.current(connection) == next_revision
