@@ -7,7 +7,9 @@ its transaction locks against readers or writers, and how many pages of large ta
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from headrace.migrations import schema
 from headrace.migrations.drift import find_drift
 from headrace.migrations.schema import head, upgrade
+from headrace.store.db import leader_election
 from headrace.store.db.database import Database
 from headrace.store.db.leader_election import lead
 from headrace.store.ids import new_id
@@ -302,12 +305,19 @@ def test_what_makes_others_wait_is_found_and_what_does_not_passes(filled: Databa
         assert not found or found in audit.findings[0]
 
 
-def test_an_index_is_built_while_a_process_leads(filled: Database, next_revision: str) -> None:
-    with lead(filled, 1) as leadership:
+def test_an_index_is_built_while_a_process_leads(
+    filled: Database, next_revision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader_election, "CHECK_S", 0.0)
+    with ThreadPoolExecutor(1) as pool, lead(filled, 1) as leadership:
         assert leadership is not None
-        building = threading.Thread(target=upgrade, args=(filled,))
-        building.start()
-        building.join(WAIT_S)
-        assert not building.is_alive()
+        for _ in range(10):  # so often that the driver prepares the statement
+            leadership.check()
+        built, until = pool.submit(upgrade, filled), time.monotonic() + WAIT_S
+        while not built.done() and time.monotonic() < until:
+            leadership.check()
+            time.sleep(0.05)
+        is_built = built.done()
+    assert is_built
     with filled.begin() as connection:
         assert schema.current(connection) == next_revision
