@@ -158,12 +158,13 @@ class _Simulation:
             if room:
                 self._announce(self._chosen(room, num_of_batch(depth, self._rules.batch_share)))
 
-    def _chosen(self, room: int, most_batch: int) -> list[SimulatedJob]:
-        """Return the next waiting jobs, by the product's order, and forget them."""
+    def _chosen(self, room: int, most_batch: int | None) -> list[SimulatedJob]:
+        """Return the next waiting jobs, by the product's order, and forget them. None: all may be batch jobs."""
         ids = self._heads(room)
         better = [one for one in ids if self._by_id[one].arrival.class_rank != BATCH_RANK]
-        room = min(room, len(better) + most_batch)
-        candidates = [self._candidate(self._by_id[one]) for one in (ids if most_batch else better)]
+        if most_batch is not None:
+            room = min(room, len(better) + most_batch)
+        candidates = [self._candidate(self._by_id[one]) for one in (better if most_batch == 0 else ids)]
         chosen = [self._by_id[one] for one in self._round_robin.choose("", candidates, room)]
         for job in chosen:
             self._flows[job.arrival.class_rank, job.arrival.tenant].remove((5, job.deadline_at or inf, job.id))
