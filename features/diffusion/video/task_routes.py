@@ -262,8 +262,9 @@ async def delete_video(request: Request, runtime: RuntimeOf, principal: JobsWrit
 
 
 @router.post("/{video_id}/remix", response_class=Response, summary="Not supported")
-async def remix_video(principal: JobsWriter, video_id: JobId) -> Response:
+async def remix_video(runtime: RuntimeOf, principal: JobsWriter, video_id: JobId) -> Response:
     """Refuse: no pipeline here changes a video."""
+    await _video(runtime, principal, video_id)
     raise InvalidRequest(
         "`remix` is not supported, because no model here changes a video: make a new one with another prompt and the "
         "same `seed`"

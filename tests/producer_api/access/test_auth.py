@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from headrace.features.retrieval import vector_stores
 from headrace.features.retrieval.vector_stores import StoreModel
+from headrace.models.catalog import register
 from headrace.producer_api.access.auth import KEEP_S, Authenticator
 from headrace.store.db.database import Database
 from headrace.store.errors import Forbidden, Unauthenticated
@@ -64,6 +65,7 @@ BODIES: dict[tuple[str, str], object] = {
     ("post", "/v1/pipelines/{pipeline_id}/rollouts"): {"version": 2, "steps": [{"percent": 10, "hold_s": 60}]},
     ("post", "/v1/webhook_endpoints/{endpoint_id}/recover"): {"since": 0},
     ("post", "/v1/jobs/{job_id}/approvals/{approval_id}"): {"approve": True},
+    ("put", "/v1/schedules/{schedule}"): {"name": "mine", "cron": "0 7 * * *", "job": PROMPT},
     ("put", "/v1/tools/{tool_id}"): {"url": "https://tools.example.com/other"},
     ("post", "/v1/uploads/{upload_id}/complete"): {"part_ids": ["part_x"]},
     ("post", "/v1/chat/completions/{completion_id}"): {"metadata": None},
@@ -264,6 +266,11 @@ def _vector_store(api: httpx2.Client, db: Database) -> str:
     return vector_stores.create(db, owner.tenant_id, StoreModel("tiny", 1, 8)).id
 
 
+def _video(api: httpx2.Client, db: Database) -> str:
+    register(db, "filmer", "fake-video-pipeline", "auto", actor="tests")
+    return str(api.post("/v1/videos", json={"model": "filmer", "prompt": "a mill"}).json()["id"])
+
+
 MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/jobs/": lambda api, _: _ended_job(api),
     "/v1/dead_letters/": lambda api, db: bury(db, submit(api)),
@@ -280,6 +287,7 @@ MAKERS: dict[str, Callable[[httpx2.Client, Database], str]] = {
     "/v1/uploads/": _made("/v1/uploads", {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "batch"}),
     "/v1/batches/": _batch,
     "/v1/messages/batches/": _made("/v1/messages/batches", {"requests": [{"custom_id": "a", "params": {}}]}),
+    "/v1/videos/": _video,
     "/v1/schedules/": _made("/v1/schedules", {"name": "mine", "cron": "0 6 * * *", "job": PROMPT}),
     "/v1/tools/": _made("/v1/tools", {"name": "weather", "url": "https://tools.example.com/"}),
     "/v1/webhook_endpoints/": _made("/v1/webhook_endpoints", {"url": "https://hooks.example.com/mine"}),
