@@ -1,14 +1,15 @@
 """What loads the models of video_generate: a pipeline, a server, or one without weights."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from headrace.features.diffusion.generate.model import PictureModel
 from headrace.features.diffusion.model_folder import check_folder
 from headrace.features.diffusion.video.task import VIDEO, VIDEO_GENERATE
-from headrace.features.diffusion.video.video_folder import settings_for
+from headrace.features.diffusion.video.video_folder import FAKE, VideoSettings, settings_for
 from headrace.features.diffusion.video.video_server import SERVER_TIMEOUT_S, server_runner
 from headrace.models.loading.load import checked_folder, with_encoder_faults
 from headrace.models.runners.own_runner import OwnRunner
@@ -18,13 +19,35 @@ from headrace.store.registry.models import ModelVersion
 from headrace.store.settings import Settings
 from headrace.workers.tasks.task_model import ModelPart
 
+_TRIED_EDGE: Final = 64
+_TRIED_FRAMES: Final = 17
+"""Of a server: most models make 4 n + 1 or 8 n + 1 frames."""
 
-def load_video_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> PictureModel:
+
+@dataclass(frozen=True, slots=True)
+class VideoModel(PictureModel):
+    """A version that makes videos."""
+
+    facts: VideoSettings = FAKE
+
+    @property
+    def example(self) -> Mapping[str, Any]:
+        """The example of the task, as small as the model can make it: a video of the usual size takes minutes."""
+        facts = self.facts
+        edge = -(-_TRIED_EDGE // facts.multiple) * facts.multiple
+        size = f"{edge}x{edge}" if facts.server is None else f"{facts.width}x{facts.height}"
+        frames = facts.stride + 1 if facts.server is None else _TRIED_FRAMES
+        return {"input": {**VIDEO.example, "size": size, "frames": frames, "fps": facts.fps}}
+
+
+def load_video_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> VideoModel:
     """Load a version. Raises ModelLoadError."""
-    server = settings_for(version, read_file).server
+    facts = settings_for(version, read_file)
+    server = facts.server
     runner = _runner(version, settings) if server is None else server_runner(server, settings)
     encoder = with_encoder_faults(OwnRunner(VIDEO, runner), settings, lambda _row: "")
-    return PictureModel(version, encoder, VIDEO_GENERATE, (), None if server is None else SERVER_TIMEOUT_S)
+    timeout_s = None if server is None else SERVER_TIMEOUT_S
+    return VideoModel(version, encoder, VIDEO_GENERATE, (), timeout_s, facts)
 
 
 def _runner(version: ModelVersion, settings: Settings) -> Callable[..., Any]:
