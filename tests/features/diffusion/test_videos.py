@@ -68,7 +68,8 @@ def test_a_killed_worker_s_video_is_that_of_an_undisturbed_run(
     with Client(url, key) as client:
 
         def submit(**changes: Any) -> str:
-            return str(client.submit(task="video_generate", model="wan", input=ORDER | changes)["id"])
+            longer = {"size": "128x128", "frames": 33}  # its steps take more than the two seconds to the first state
+            return str(client.submit(task="video_generate", model="wan", input=ORDER | longer | changes)["id"])
 
         # It dies with its first state: that is two seconds after its start, in the middle of the steps.
         dying = start_worker(model="wan", environment="test", failpoints="state.saved=kill", ready=False)
@@ -88,11 +89,11 @@ def test_a_killed_worker_s_video_is_that_of_an_undisturbed_run(
     assert (ended["status"], ended["attempt"], again["attempt"], late["status"]) == ("succeeded", 2, 1, "cancelled")
     (made,), (same,) = ended["output"]["files"], again["output"]["files"]
     assert (made["sha256"], made["media_type"]) == (same["sha256"], "video/mp4")
-    assert (made["width"], made["height"], made["seconds"]) == (32, 32, 0.625)
+    assert (made["width"], made["height"], made["seconds"]) == (128, 128, 4.125)
     assert min(told) > 1, "steps that were computed are not computed again"
     assert told == sorted(told)
     codec, fps, frames = played(content)
-    assert (codec, fps, [frame.shape for frame in frames]) == ("h264", 8, [(32, 32, 3)] * 5)
+    assert (codec, fps, [frame.shape for frame in frames]) == ("h264", 8, [(128, 128, 3)] * 33)
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API")
