@@ -76,7 +76,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> Sources:
 @pytest.fixture
 def runtime() -> Any:
     metrics = SimpleNamespace(cache_hit_rate=lambda: 0.5)
-    return SimpleNamespace(db=None, redis=None, metrics=metrics, draining=asyncio.Event())
+    return SimpleNamespace(lists=SimpleNamespace(db=None), redis=None, metrics=metrics, draining=asyncio.Event())
 
 
 async def until(events: AsyncGenerator[bytes], name: str) -> tuple[list[str], dict[str, Any]]:
