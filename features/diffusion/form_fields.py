@@ -34,7 +34,7 @@ def json_fields(content: bytes) -> Any:
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is no JSON: {error.msg}") from None
+        raise InvalidRequest(f"the body is not valid JSON: {error.msg}") from None
 
 
 async def read_form(headers: Headers, content: bytes, num_files: int) -> FormData:

@@ -183,6 +183,7 @@ PARAMETERS: dict[str, str] = {
     "file_id": "the file",
     "item_id": "the item",
     "job_id": "the job",
+    "video_id": "the video",
     "key_id": "the API key",
     "limit": "most entries per page",
     "model": "the model: `name`, `name@alias` or `name@3`",

@@ -177,7 +177,9 @@ def test_a_task_of_another_package_has_a_folder_or_nothing(stored: list[dict[str
 
 PLAIN = {"name": "x", "source": "folder", "base": "base", "dtype": "auto"}
 NOTHING = dict.fromkeys(["engine", "fake", "golden", "sampling", "tokenizer", "url", "served_model", "adapter"])
-NOTHING |= dict.fromkeys(["revision", "quantization", "context_window", "batch_invariant", "accepts"])
+NOTHING |= dict.fromkeys(
+    ["revision", "quantization", "context_window", "batch_invariant", "accepts", "continues", "router"]
+)
 
 
 @pytest.mark.parametrize("given", [{"engine": "vllm"}, {"dtype": "int8"}, {"fake": "fake"}, {"golden": Path("g")}])

@@ -104,13 +104,15 @@ class Statements:
             return {row["id"]: _row(row) for row in connection.execute(_ROWS).mappings()}
 
     def recorded_ends(self) -> dict[str, str]:
-        """The terminal table by job; its key prevents a second end."""
+        """The terminal table by job that is there; its key prevents a second end. It is dropped with its day."""
+        sql = text("SELECT job_id, state FROM job_terminal WHERE job_id IN (SELECT id FROM jobs)")
         with self._db.begin() as connection:
-            return {row.job_id: row.state for row in connection.execute(text("SELECT job_id, state FROM job_terminal"))}
+            return {row.job_id: row.state for row in connection.execute(sql)}
 
     def recorded_events(self) -> list[tuple[str, str]]:
         """The ends that the timelines name, each as often as it does."""
-        sql = text("SELECT job_id, kind FROM job_events WHERE kind = ANY(:ends) ORDER BY job_id")
+        of_jobs = "kind = ANY(:ends) AND job_id IN (SELECT id FROM jobs)"
+        sql = text(f"SELECT job_id, kind FROM job_events WHERE {of_jobs} ORDER BY job_id")
         with self._db.begin() as connection:
             return [tuple(row) for row in connection.execute(sql, {"ends": [s for s in JobState if s.is_terminal]})]
 

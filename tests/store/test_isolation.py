@@ -104,6 +104,7 @@ THE_SYSTEMS_OWN = {
         "claims.owned",
         "claims.still_open",
         "claims.still_running",
+        "claims.unclaimed",
         "beginnings.note_begun",
         "dispatch_queries.claim_candidates",
         "dispatch_queries.claimable",

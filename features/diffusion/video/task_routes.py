@@ -45,7 +45,7 @@ _STATUS: Mapping[JobState, Literal["queued", "in_progress", "completed"]] = {
     JobState.RUNNING: "in_progress",
     JobState.SUCCEEDED: "completed",
 }
-_EXAMPLE = {"model": "filmer", "prompt": "a mill by a river", "size": "832x480", "seconds": "4"}
+_EXAMPLE = {"model": "filmer", "prompt": "a mill by a river", "size": "832x480", "seconds": 4}
 _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The video", "content": {"video/mp4": {}, "video/webm": {}}}
 }

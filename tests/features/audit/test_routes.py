@@ -414,6 +414,7 @@ OWN_WORK = {
     ("post", "/v1/messages/batches"): "many jobs, and the batch's own row says who asked for them",
     ("post", "/v1/messages/batches/{message_batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/batches"): "many jobs, and the batch's own row says who asked for them",
+    ("post", "/v1/batches/{batch_id}/retry"): "many jobs, and the new batch's own row says who asked for them",
     ("post", "/v1/batches/{batch_id}/cancel"): "ends jobs; the batch's own row says when",
     ("post", "/v1/files"): "adds a file, which changes no other; what is removed is on record",
     ("post", "/v1/chat/completions/{completion_id}"): "sets the metadata of the chat's own job",

@@ -178,7 +178,7 @@ def test_tokens_beyond_the_end_are_refused(request_: EngineRequest) -> None:
 
 def test_tokens_that_no_text_can_be_made_of_are_refused() -> None:
     with pytest.raises(CheckpointMismatch):
-        seq(replace(ask(), emitted=(-1,), emitted_deltas=("a",)), Late())
+        seq(replace(ask(), emitted=(-2,), emitted_deltas=("a",)), Late())
 
 
 def test_a_pause_of_nothing_is_no_request() -> None:

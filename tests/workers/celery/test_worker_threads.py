@@ -121,9 +121,9 @@ def test_celery_asks_for_room_before_each_message_and_serves_the_adapters_of_the
     answers = [True, False]
     qos = SimpleNamespace(can_consume=lambda: answers.pop(0))
     celery_consumer: Any = SimpleNamespace(
-        app=SimpleNamespace(),
+        app=SimpleNamespace(conf=SimpleNamespace(event_exchange="celeryev")),
         hub=SimpleNamespace(call_soon=lambda *call: called.append(call)),
-        task_consumer=SimpleNamespace(channel=SimpleNamespace(qos=qos)),
+        task_consumer=SimpleNamespace(channel=SimpleNamespace(qos=qos, get_table=lambda _exchange: [])),
         add_task_queue=told.append,
     )
     reported: Any = SimpleNamespace(attach=lambda _send: None)

@@ -134,7 +134,9 @@ def own_work(monkeypatch: pytest.MonkeyPatch, output: dict[str, Any], *rules: di
         db=None,
     )
     read = ToolModel(ANY, ANY, CALL_TOOL).read
-    model: Any = SimpleNamespace(spec=CALL_TOOL, read_claim=lambda claim, _context: read(claim.payload))
+    model: Any = SimpleNamespace(
+        spec=CALL_TOOL, spec_of=lambda _claim: CALL_TOOL, read_claim=lambda claim, _context: read(claim.payload)
+    )
     return OwnWork(engine, context, model).compute(attempt)
 
 
