@@ -43,7 +43,8 @@ class Statements:
         self._make_job = make_job
         self._tenant_id = make_job().tenant_id
         with db.begin() as connection:
-            connection.execute(text("DELETE FROM jobs"))
+            for table in ("jobs", "job_events", "job_terminal"):  # the others follow their jobs
+                connection.execute(text(f"DELETE FROM {table}"))
 
     def accept(self, new: Mapping[str, tuple[int, int]], *, announce: bool) -> bool:
         wave = [
@@ -104,7 +105,7 @@ class Statements:
             return {row["id"]: _row(row) for row in connection.execute(_ROWS).mappings()}
 
     def recorded_ends(self) -> dict[str, str]:
-        """The terminal table by job that is there; its key prevents a second end. It is dropped with its day."""
+        """The terminal table by job; its key prevents a second end."""
         sql = text("SELECT job_id, state FROM job_terminal WHERE job_id IN (SELECT id FROM jobs)")
         with self._db.begin() as connection:
             return {row.job_id: row.state for row in connection.execute(sql)}
