@@ -1,11 +1,11 @@
-"""``make bench-ended-jobs``: what accept, claim and end cost behind millions of ended jobs, and what a due day costs.
+"""``make bench-ended-jobs``: what accept, claim, end and the deletion of a day cost beside millions of ended jobs.
 
 One embedded Postgres with two databases: an empty one, and one with ``--jobs`` ended jobs, spread evenly over
 ``--days`` days, with what they leave: events, ends, attempts, ledger, and for the newest week contents and streams. The
 same functions of the store as in the API, the dispatcher and a worker are called on both, each call on the one right
-after that on the other, so that what else the machine does meets both. Beside the time of a call the CPU time of its
-Postgres process is told, which other processes change little. Then the oldest day is deleted, by what the dispatcher
-does. Prints the figures and, as its last line, JSON; exits 1 if a goal is missed.
+after that on the other, so that the load of other processes meets both. The CPU time of the Postgres process is printed
+beside the time of a call, because other processes change it little. Then the oldest day is deleted, with the functions
+that the dispatcher calls. Prints the figures and, as its last line, JSON; exits 1 if a goal is missed.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def _cpu_ms(pid: int) -> float:
 
 
 def prepare(url: str, options: Options) -> Database:
-    """Make a schema whose days began before the oldest job, and the tenants."""
+    """Make the schema, with a partition for the day of each job, and the tenants."""
     with closing(Database(url, pool_size=2, application_name="bench-ended-jobs")) as migrating:
         upgrade(migrating)
     db = Database(url, pool_size=1, application_name="bench-ended-jobs")

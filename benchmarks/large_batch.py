@@ -1,8 +1,8 @@
 """``make bench-large-batch``: one batch of many lines on the model without weights, from its upload to its results.
 
 A whole local stack. The input is made as it is sent, in parts, so that no copy lies on this disk. For each phase of the
-batch: seconds, lines a second, and the CPU time a line of each kind of process; of the API, whose keeper reads the
-lines, also its memory, from the first to the last tenth of the phase. Prints a table and, as its last line, JSON; exits
+batch it measures seconds, lines a second, and CPU time a line for each kind of process. For the API, whose keeper reads
+the lines, it also measures the memory in the first and in the last tenth of the phase. Prints a table and, as its last line, JSON; exits
 1 if a line is missing.
 """
 

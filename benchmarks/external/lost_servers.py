@@ -3,7 +3,7 @@
 ``python -m benchmarks.external.lost_servers --url http://ROUTER --model NAME --kill PID --metrics URL URL`` asks each
 prompt of the router directly, then starts a Headrace (API, dispatcher, one worker) before it, reads the streams of the
 same prompts, and kills the server when all have begun. Then it cancels as many long answers, and waits until
-no server runs a request. Prints one JSON object: ``equal`` answers, ``restarted`` streams (whose text began again),
+no server runs a request. Prints one JSON object: ``equal`` answers, ``restarted`` streams (their text started anew),
 ``attempts``, the longest pause of a stream in seconds, the requests that run after the cancels, and since when.
 
 A router spreads answers over its servers as it does: without ``--kill`` nothing is killed.

@@ -5,8 +5,8 @@ PROGRAM is the ``vllm-router`` of an environment that has it.
 Mock servers (``mock_servers``) behind vLLM's router, one Headrace (API, dispatcher, one worker) before it. One quiet
 tenant sends a job every two seconds, first alone, then while nine others send a day's curve pressed into ``--minutes``:
 little at its ends, most in the middle. Meanwhile servers are taken away one after the other, and the router once.
-Every answer is compared with what a server would have written. Writes a drawing beside the JSON that it prints:
-jobs lost, answers that differ, the quiet tenant's time to its first token, and the CPU that each layer took for a job.
+Every answer is compared with the text that a mock server writes for its prompt. Prints JSON and writes a drawing: jobs
+lost, answers that differ, the quiet tenant's time to its first token, and the CPU time of each layer for a job.
 """
 
 import argparse
@@ -46,7 +46,7 @@ _FIRST_PORT = 21000
 
 @dataclass
 class Found:
-    """What the callers have seen. ``samples``: seconds since the day's begin, jobs under way, requests in servers."""
+    """What the callers counted. ``samples``: seconds since the start, jobs under way, requests in the servers."""
 
     accepted: int = 0
     ended: Counter[str] = field(default_factory=Counter)
@@ -133,7 +133,7 @@ class Caller:
 
 
 async def quiet(caller: Caller, seconds: float, times: list[float], name: str) -> None:
-    """Send a job every ``_QUIET_EVERY_S``, whether what came before has ended or not."""
+    """Send a job every ``_QUIET_EVERY_S`` seconds; earlier jobs may still run."""
     async with asyncio.TaskGroup() as group:
         for number in range(int(seconds / _QUIET_EVERY_S)):
             group.create_task(caller.job(f"quiet {name} {number}", times))

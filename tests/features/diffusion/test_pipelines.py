@@ -1,6 +1,7 @@
 """Pictures by a real pipeline of diffusers with random weights: over a killed worker, and by OpenAI's client."""
 
 import base64
+import shutil
 import signal
 from collections.abc import Iterator
 from io import BytesIO
@@ -107,6 +108,28 @@ def test_openai_s_client_makes_changes_and_streams_pictures(url: str, key: str, 
         model="painter", image=mill, mask=mask.getvalue(), prompt="snow", extra_body={"steps": 6, "seed": 1}
     )
     assert picture((painted.data or [])[0].b64_json).size == (64, 64)
+
+
+def test_a_version_with_an_adapter_makes_other_pictures_than_its_base(
+    url: str, key: str, start_worker: StartWorker, db: Database, folder: Path, tmp_path: Path
+) -> None:
+    from tests.features.diffusion.tiny_pipeline import add_adapter  # noqa: PLC0415 - an extra, as in ``folder``
+
+    adapted, unchanged = (shutil.copytree(folder, tmp_path / name) for name in ("adapted", "unchanged"))
+    for each in (adapted, unchanged):
+        add_adapter(each)
+    (unchanged / "generation_defaults.json").write_text('{"lora_scale": 0}')
+    order = ORDER | {"steps": 3, "count": 1}
+    digests = {}
+    with Client(url, key) as client:
+        for name, source in (("painter", folder), ("adapted", adapted), ("unchanged", unchanged)):
+            if source is not folder:
+                register(db, name, str(source), "auto", actor="tests")
+            start_worker(model=name)
+            ended = client.wait(client.submit(task="image_generate", model=name, input=order)["id"])
+            digests[name] = ended["output"]["files"][0]["sha256"]
+    assert digests["adapted"] != digests["painter"]
+    assert digests["unchanged"] == digests["painter"], "a scale of 0 changes no weight"
 
 
 def picture(content: str | None) -> Any:

@@ -23,8 +23,10 @@ def build_pipeline(folder: Path) -> Path:
 
 def add_adapter(folder: Path) -> None:
     """Write a LoRA adapter into the folder of a pipeline, with random weights for its attention."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
     torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of diffusers about numpy
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
     pipeline.unet.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
     layers = get_peft_model_state_dict(pipeline.unet)
     StableDiffusionPipeline.save_lora_weights(folder / "lora", unet_lora_layers=layers)
