@@ -2,8 +2,8 @@
 
 A whole local stack. The input is made as it is sent, in parts, so that no copy lies on this disk. For each phase of the
 batch it measures seconds, lines a second, and CPU time a line for each kind of process. For the API, whose keeper reads
-the lines, it also measures the memory in the first and in the last tenth of the phase. Prints a table and, as its last line, JSON; exits
-1 if a line is missing.
+the lines, it also measures the memory in the first and in the last tenth of the phase. Prints a table and, as its last
+line, JSON; exits 1 if a line is missing.
 """
 
 import argparse
