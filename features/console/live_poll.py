@@ -22,7 +22,7 @@ from headrace.producer_api.api_part import ApiWork
 from headrace.producer_api.runtime import Runtime
 from headrace.producer_api.server.errors import Draining
 from headrace.producer_api.server.sse import StreamAborted
-from headrace.store.errors import HeadraceError
+from headrace.store.errors import HeadraceError, Unavailable
 from headrace.store.hosts.host_reports import HostReport, read_hosts
 from headrace.store.redis import live_workers
 from headrace.store.redis.connection import AWAY
@@ -64,7 +64,7 @@ class LivePoll(ApiWork):
     async def follow(self, audience: Audience) -> AsyncGenerator[bytes]:
         """Yield server-sent events: the history when it has changed, and the state once a second.
 
-        Raises StreamAborted when the process is stopping.
+        Raises StreamAborted when the process is stopping, or the poll ended by an error: the console connects anew.
         """
         history_no = -1
         async with aclosing(self._watch(audience)) as readings:
@@ -76,21 +76,24 @@ class LivePoll(ApiWork):
         raise StreamAborted
 
     async def snapshot(self, audience: Audience) -> bytes:
-        """Return a LiveSnapshot as JSON. Raises Draining when the process is stopping."""
+        """Return a LiveSnapshot as JSON. Raises Unavailable when the process is stopping, or the poll ended."""
         async with aclosing(self._watch(audience)) as readings:
             async for reading in readings:
                 return b'{"state":%b,"history":%b}' % (reading.state, reading.history)
-        raise Draining("this server is stopping")
+        if self._runtime.draining.is_set():
+            raise Draining("this server is stopping")
+        raise Unavailable("the live state could not be read: ask again")
 
     async def _watch(self, audience: Audience) -> AsyncGenerator[_Reading]:
-        """Yield each reading for the audience, at first the last one, until the process is stopping."""
+        """Yield each reading for the audience, at first the last one, until the process stops or the poll ends."""
         self._audiences[audience] += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         elif audience not in self._readings:
             self._hurry.set()
+        task = self._task
         try:
-            while not self._runtime.draining.is_set():
+            while not (self._runtime.draining.is_set() or task.done()):
                 changed = self._changed
                 if (reading := self._readings.get(audience)) is not None:
                     yield reading
@@ -101,17 +104,19 @@ class LivePoll(ApiWork):
                 del self._audiences[audience]
 
     async def _run(self) -> None:
-        while self._audiences and not self._runtime.draining.is_set():
-            try:
-                self._readings = await run_in_threadpool(self._read, tuple(self._audiences))
-            except Exception:  # noqa: BLE001 - the consoles keep what they have, and the next reading may succeed
-                _log.exception("live_not_read")
+        try:
+            while self._audiences and not self._runtime.draining.is_set():
+                try:
+                    self._readings = await run_in_threadpool(self._read, tuple(self._audiences))
+                except Exception:  # noqa: BLE001 - the consoles keep what they have, and the next reading may succeed
+                    _log.exception("live_not_read")
+                self._announce()
+                self._hurry.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), PERIOD_S)
+        finally:  # However it ends, nobody waits for its next reading.
+            self._readings = {}
             self._announce()
-            self._hurry.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), PERIOD_S)
-        self._readings = {}
-        self._announce()
 
     def _announce(self) -> None:
         announced, self._changed = self._changed, asyncio.Event()

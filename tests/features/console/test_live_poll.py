@@ -151,3 +151,15 @@ async def test_a_state_says_that_postgres_is_away_and_goes_on(sources: Sources, 
         _, state = await until(events, "live")
     assert ([one["name"] for one in state["queues"]], len(state["hosts"])) == (["m@1"], 1)
     await events.aclose()
+
+
+async def test_no_reader_waits_for_a_poll_that_has_died(sources: Sources, runtime: Any) -> None:
+    poll = LivePoll(runtime)
+    events = poll.follow(None)
+    await until(events, "live")
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    with pytest.raises(StreamAborted):
+        await asyncio.wait_for(until(events, "the end"), 5)
+    assert (await until(poll.follow(None), "live"))[0] == ["history", "live"], "the next reader starts it anew"
+    runtime.draining.set()
