@@ -21,6 +21,8 @@ from headrace.store.schema.job_states import JobState
 # OpenAI's codes for ours; the job's own error is in ``job.error``.
 _ERROR_CODES = {"policy_blocked_input": "invalid_prompt", "policy_blocked_output": "invalid_prompt"}
 
+_SAMPLING = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+
 
 def status_of(job: Job, row: StoredResponse) -> str:
     """Return the response's status."""
@@ -77,7 +79,7 @@ def _common_fields(job: Job, row: StoredResponse, status: str) -> dict[str, Any]
         "store": row.is_stored,
         **{name: value for name, value in row.request.items() if name not in (LISTED, ANSWERED)},
         # The model's defaults for values that the request left out.
-        **{name: sampling[name] for name in ("temperature", "top_p") if name in sampling},
+        **{name: sampling[name] for name in _SAMPLING if name in sampling},
         **made_of_input(job),
     }
 
