@@ -73,10 +73,13 @@ class Authority:
 
 
 class TlsFront:
-    """TLS on a free port of 127.0.0.1 before a Unix socket; ``negotiates``: first as Postgres's protocol does."""
+    """TLS on a free port of 127.0.0.1 before a Unix socket, or a host and its port.
 
-    def __init__(self, authority: Authority, socket: str, *, negotiates: bool) -> None:
-        self._socket, self._negotiates = socket, negotiates
+    ``negotiates``: first as Postgres's protocol does.
+    """
+
+    def __init__(self, authority: Authority, service: str | tuple[str, int], *, negotiates: bool) -> None:
+        self._service, self._negotiates = service, negotiates
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(*authority.issue(f"server{negotiates}", addresses=("127.0.0.1",)))
         self._tls.load_verify_locations(authority.path)
@@ -111,7 +114,10 @@ class TlsFront:
                 await reader.readexactly(_SSL_REQUEST_BYTES)
                 writer.write(b"S")
                 await writer.start_tls(self._tls)
-            inner_reader, inner_writer = await asyncio.open_unix_connection(self._socket)
+            if isinstance(self._service, str):
+                inner_reader, inner_writer = await asyncio.open_unix_connection(self._service)
+            else:
+                inner_reader, inner_writer = await asyncio.open_connection(*self._service)
             try:
                 await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
             finally:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from kombu.connection import Connection
@@ -36,13 +37,18 @@ class Secured:
 
 @pytest.fixture
 def secured(settings: Settings, tmp_path: Path) -> Iterator[Secured]:
-    database = make_url(settings.database_url)
-    if not settings.redis_url.startswith("unix:") or "host" not in database.query:
-        pytest.fail("needs the services of the wheels, which listen on sockets")
     ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
     certificate, key = ours.issue("client")
-    postgres = TlsFront(ours, f"{database.query['host']}/.s.PGSQL.5432", negotiates=True)
-    valkey = TlsFront(ours, settings.redis_url.removeprefix("unix://").partition("?")[0], negotiates=False)
+    database, redis = make_url(settings.database_url), urlsplit(settings.redis_url)
+    in_folder = database.query.get("host")
+    postgres = TlsFront(
+        ours,
+        f"{in_folder}/.s.PGSQL.5432" if in_folder else (str(database.host), int(database.port or 5432)),
+        negotiates=True,
+    )
+    valkey = TlsFront(
+        ours, redis.path if redis.scheme == "unix" else (str(redis.hostname), int(redis.port or 6379)), negotiates=False
+    )
 
     def postgres_url(trusted: Authority) -> str:
         files = {"sslrootcert": str(trusted.path), "sslcert": str(certificate), "sslkey": str(key)}
