@@ -222,6 +222,8 @@ class _ChunkEncoder:
     ) -> None:
         self._job = job
         self._answer = answer
+        # Looked at once: whether an object has a protocol's methods takes longer than to write a chunk.
+        self._several = answer if isinstance(answer, SeveralAnswers) else None
         self._format = stream_format
         self._format_logprobs = format_logprobs
         num_choices = num_choices_of(job)
@@ -270,8 +272,8 @@ class _ChunkEncoder:
         entries = self._format_logprobs(logprobs) if self._format_logprobs is not None and logprobs else ()
         if not (text or entries):
             return []
-        if isinstance(self._answer, SeveralAnswers):
-            return [*map(self._format.chunk, self._answer.pieces_of(choice, text, entries))]
+        if self._several is not None:
+            return [*map(self._format.chunk, self._several.pieces_of(choice, text, entries))]
         return [*map(self._format.chunk, self._answer.pieces(text, entries))]
 
     def _end(self, job: Job) -> list[bytes]:

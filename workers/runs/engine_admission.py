@@ -107,6 +107,7 @@ class EngineAdmission:
         self._here = threading.local()
         self._count = dict.fromkeys(TicketState, 0)
         self._needs: deque[Need] = deque(maxlen=64)
+        self._usual: Need | None = None  # the mean of those needs
         self._closed = False
         self._is_reserved = False
         self.num_messages = 0
@@ -248,6 +249,9 @@ class EngineAdmission:
         """Note that the calling thread's job is in the engine now, and the size of its request in tokens."""
         with self._lock:
             self._needs.append(Need(num_prompt, max_tokens))
+            self._usual = Need(
+                ceil(fmean(one.num_prompt for one in self._needs)), ceil(fmean(one.max_tokens for one in self._needs))
+            )
         self._move(TicketState.IN_ENGINE)
 
     def left(self) -> None:
@@ -306,12 +310,10 @@ class EngineAdmission:
                 or preparing + in_engine >= max_slots
             ):
                 return None
-            if not self._needs:
+            if self._usual is None:
                 # No need is known before the first job: one job at a time.
                 return None if preparing else Need(1, 1)
-            num_prompt = fmean(need.num_prompt for need in self._needs)
-            max_tokens = fmean(need.max_tokens for need in self._needs)
-            return Need(ceil(num_prompt), ceil(max_tokens), count=preparing + 1)
+            return Need(self._usual.num_prompt, self._usual.max_tokens, count=preparing + 1)
 
 
 def _nothing() -> None:
