@@ -1,9 +1,9 @@
-"""Requests for speech: a text that has something to say, and a voice that the model has. A character is a token."""
+"""Requests for speech: a text that has something to say, and a voice that the model has."""
 
 from typing import TYPE_CHECKING
 
-from headrace.features.speech.sentences import pieces_of
-from headrace.features.speech.task import MOST_CHARS, SPEECH, SpeechPayload, SpeechRequest
+from headrace.features.speech.sentences import pieces_of, seconds_of
+from headrace.features.speech.task import MOST_CHARS, SLOWEST, SPEECH, SpeechPayload, SpeechRequest, tokens_of
 from headrace.features.speech.voice_folder import FAKE, VoiceSettings, is_voice, read_voice
 from headrace.prompts.tasks.task_inputs import InputModel, Prepared, ReadFile, TaskInputs
 from headrace.store.errors import InvalidRequest
@@ -11,6 +11,8 @@ from headrace.store.payloads.job_payload import PinnedPolicy
 
 if TYPE_CHECKING:
     from headrace.store.registry.models import ModelVersion
+
+_MOST_TOKENS = tokens_of(seconds_of("水" * MOST_CHARS) / SLOWEST)
 
 
 def settings_for(version: "ModelVersion", read_file: ReadFile) -> VoiceSettings:
@@ -22,7 +24,7 @@ def settings_for(version: "ModelVersion", read_file: ReadFile) -> VoiceSettings:
 
 
 def prepare(request: SpeechRequest, model: InputModel, _policy: PinnedPolicy | None) -> Prepared:
-    """Return the payload and the cost, the number of characters. A policy changes nothing in sound."""
+    """Return the payload and the cost, by the seconds that the text foretells. A policy changes nothing in sound."""
     settings: VoiceSettings = model.settings
     voice = settings.voices[0] if request.voice is None else request.voice
     if voice not in settings.voices:
@@ -32,7 +34,7 @@ def prepare(request: SpeechRequest, model: InputModel, _policy: PinnedPolicy | N
     if not pieces_of(text):
         raise InvalidRequest("the text has no letter or digit: there is nothing to say", param="input.text")
     payload = SpeechPayload(text=text, voice=voice, response_format=request.response_format, speed=request.speed)
-    return Prepared(payload, len(text))
+    return Prepared(payload, tokens_of(seconds_of(text) / request.speed))
 
 
 PART = TaskInputs(
@@ -42,7 +44,7 @@ PART = TaskInputs(
     is_quick=lambda _request, _model: True,
     read_settings=settings_for,
     is_folder=is_voice,
-    folder_window=lambda files: MOST_CHARS if read_voice(files["config.json"]) else 0,
+    folder_window=lambda files: _MOST_TOKENS if read_voice(files["config.json"]) else 0,
     has_any_files=True,
     has_tokenizer=lambda _config: False,
 )

@@ -23,7 +23,7 @@ from headrace.features.speech.saying import PIECE_TOKENS, Saying, Telling, Voice
 from headrace.features.speech.sentences import pieces_of
 from headrace.features.speech.server_voice import ServerVoice
 from headrace.features.speech.sound import as_delta, encoded, num_samples, of_delta, silence
-from headrace.features.speech.task import MEDIA_TYPES, SPEECH, SpeechOutput, SpeechPayload
+from headrace.features.speech.task import MEDIA_TYPES, SPEECH, SpeechOutput, SpeechPayload, tokens_of
 from headrace.features.speech.voice_folder import KokoroConfig, ServerConfig, VoiceSettings, read_voice
 from headrace.models.engine.call_engine import CallEngine
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
@@ -249,16 +249,16 @@ class Speaking:
             state=state,
             output=output,
             error=outcome.expiry_error(claim) if state is JobState.EXPIRED else None,
-            usage=_usage(claim, payload, speech, took_s),
+            usage=_usage(claim, speech, took_s),
             deltas=(),
             tenant_id=claim.tenant_id,
             stored=rows,
         )
 
 
-def _usage(claim: Claim, payload: SpeechPayload, speech: Speech, took_s: float) -> dict[str, Any]:
+def _usage(claim: Claim, speech: Speech, took_s: float) -> dict[str, Any]:
     return Usage(
-        input_tokens=len(payload.text),
+        input_tokens=tokens_of(num_samples(speech.pcm) / speech.rate) if speech.pcm else 0,
         output_tokens=0,
         queue_ms=claim.queued_s * 1000,
         first_token_ms=None if speech.first_sound_s is None else speech.first_sound_s * 1000,

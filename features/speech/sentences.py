@@ -9,6 +9,9 @@ from collections.abc import Iterator
 MOST_COST = 200
 """Of a piece: about fifteen seconds of sound."""
 
+COST_S = 0.08
+"""How long a cost of 1 is said at speed 1, by Kokoro."""
+
 _SENTENCE = re.compile(r"[^。．！？!?\n]*(?:[。．！？!?\n]+[」』）”\"')\]]*|$)|.+?", re.DOTALL)
 _STOP = re.compile(r"(?<=[.…])\s+")
 _COMMA = re.compile(r"(?<=[、，,;；:：])")
@@ -18,6 +21,11 @@ def pieces_of(text: str) -> list[str]:
     """Return the pieces in order, without white space around them. Those without a letter or digit are left out."""
     found = [piece.strip() for sentence in _sentences(text) for piece in _bounded(sentence)]
     return [piece for piece in found if any(char.isalnum() for char in piece)]
+
+
+def seconds_of(text: str) -> float:
+    """Return about how long a text is said at speed 1, by its characters alone."""
+    return COST_S * _cost(text)
 
 
 def _sentences(text: str) -> Iterator[str]:

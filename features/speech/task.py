@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from math import ceil
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
@@ -24,6 +25,11 @@ class SoundFormat(StrEnum):
     PCM = "pcm"
 
 
+TOKENS_PER_S: Final = 10
+"""Of sound, for limits, prices and fairness."""
+
+SLOWEST: Final = 0.25
+
 MEDIA_TYPES: Final[Mapping[SoundFormat, str]] = {
     SoundFormat.MP3: "audio/mpeg",
     SoundFormat.OPUS: "audio/ogg",
@@ -36,7 +42,7 @@ SpeechText = Annotated[str, StringConstraints(min_length=1, max_length=MOST_CHAR
 VoiceName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Voice = Annotated[VoiceName | None, Field(description="one of the model's voices; null: its first one")]
 Format = Annotated[SoundFormat, Field(description="the format of the sound")]
-Speed = Annotated[float, Field(ge=0.25, le=4, description="1 is the voice's own speed")]
+Speed = Annotated[float, Field(ge=SLOWEST, le=4, description="1 is the voice's own speed")]
 
 
 class SpeechInput(Strict):
@@ -75,6 +81,11 @@ class SpeechOutput(Strict):
     characters: int = Field(description="of the text")
     voice: str
     files: tuple[dict[str, Any], ...] = Field((), description="the sound, as docs/result-files.md says")
+
+
+def tokens_of(seconds: float) -> int:
+    """Return the cost of sound, at least 1."""
+    return max(1, ceil(seconds * TOKENS_PER_S))
 
 
 PART = SPEECH = TaskSpec(

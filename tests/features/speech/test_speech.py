@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -96,7 +97,9 @@ def test_a_text_becomes_a_file_in_each_format(bench: Bench, api: httpx2.Client, 
         assert np.corrcoef(lossy, whole)[0, 1] > 0.9
     assert file_of(api, slow)[0]["seconds"] == pytest.approx(2 * output["seconds"], rel=0.01)
     job = bench.job(ids["wav"])
-    assert ((job.usage or {})["input_tokens"], job.num_deltas) == (len(TEXT), 0)
+    assert ((job.usage or {})["input_tokens"], job.num_deltas) == (math.ceil(10 * output["seconds"]), 0)
+    # Before it is said, the cost is what text and speed foretell.
+    assert bench.job(slow).input_tokens == pytest.approx(2 * job.input_tokens, abs=1)
 
 
 @pytest.mark.timeout(120)
@@ -152,7 +155,8 @@ def test_the_unmodified_client_of_openai(bench: Bench, key: str, api: httpx2.Cli
         parts = [base64.b64decode(one["audio"]) for one in events[:-1]]
         assert np.array_equal(np.frombuffer(b"".join(parts), "<i2"), samples)
         assert len(parts) >= NUM_PIECES
-        used = {"input_tokens": len(TEXT), "output_tokens": 0, "total_tokens": len(TEXT)}
+        tokens = math.ceil(10 * len(samples) / FAKE.rate)
+        used = {"input_tokens": tokens, "output_tokens": 0, "total_tokens": tokens}
         assert events[-1] == {"type": "speech.audio.done", "usage": used}
         with pytest.raises(BadRequestError, match="it has low, high") as refused:
             openai.audio.speech.create(model="voice", voice="alloy", input="Hello.")
