@@ -93,6 +93,10 @@ bench-backlog: $(STAMP)  ## what submit and claim cost with a thousand jobs queu
 bench-ended-jobs: $(STAMP)  ## what accept, claim and end cost behind 5 million ended jobs, and what a due day costs: about 20 minutes (ARGS="--jobs 20000000")
 	@$(BIN)/python -m benchmarks.ended_jobs $(ARGS)
 
+.PHONY: bench-media
+bench-media: $(STAMP)  ## first sound of speech and pictures a minute, beside the same models in a plain loop: about 5 minutes
+	@$(BIN)/python -m benchmarks.media
+
 bench-tasks: $(STAMP)  ## embeddings, rerank and classify beside sentence-transformers and others: about 5 minutes
 	@$(BIN)/python -m benchmarks.tasks
 

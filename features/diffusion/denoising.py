@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from headrace.features.diffusion.steps import OnStep, Step
 from headrace.store.errors import ModelLoadError
 
 # Of numpy and of its own renamed arguments, in every run.
@@ -41,17 +42,6 @@ Numbers = dict[str, Any]
 
 class CannotSave(Exception):
     """The state of this pipeline has a value that is neither a number nor a tensor: its runs are not gone on with."""
-
-
-@dataclass(slots=True)
-class Step:
-    """A step that has ended: number ``done`` of ``total``, from 1."""
-
-    done: int
-    total: int
-    latents: Any
-    save: Callable[[], bytes]
-    """Returns the state after this step. Raises CannotSave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +64,16 @@ class Denoising:
         self,
         arguments: Mapping[str, Any],
         generator: "torch.Generator",
-        on_step: Callable[[Step], None],
+        on_step: OnStep,
         resumed: bytes | None = None,
     ) -> Any:
-        """Run the pipeline with these arguments; return what it returns. What ``on_step`` raises ends the run.
+        """Run the pipeline with these arguments; return what it returns.
 
-        ``resumed``: a state that ``Step.save`` returned, of a run with the same arguments and seed. One that was made
+        ``resumed``: a state that ``Step.state`` returned, of a run with the same arguments and seed. One that was made
         elsewhere is passed over.
         """
         start = None if resumed is None else self._opened(resumed)
+        can_save: bool | None = None
 
         def ended(pipeline: Any, number: int, _timestep: Any, found: dict[str, Any]) -> dict[str, Any]:
             if start is not None and number + 1 <= start.done:
@@ -91,8 +82,12 @@ class Denoising:
                 patched.close()
                 start.put(pipeline.scheduler, generator)
                 return {**found, "latents": start.latents.to(found["latents"])}
+            nonlocal can_save
+            if can_save is None:  # a scheduler may get values at its first step
+                can_save = self._can_save()
             total = int(getattr(pipeline, "num_timesteps", 0)) or number + 1
-            on_step(Step(number + 1, total, found["latents"], lambda: self._saved(number + 1, found, generator)))
+            state = partial(self._saved, number + 1, found, generator) if can_save else None
+            on_step(Step(number + 1, total, state, found["latents"]))
             return found
 
         with ExitStack() as patched, torch.inference_mode():
@@ -105,7 +100,7 @@ class Denoising:
                 callback_on_step_end_tensor_inputs=["latents"],
             )
 
-    def can_save(self) -> bool:
+    def _can_save(self) -> bool:
         """Return whether runs of this pipeline can be gone on with, by its scheduler."""
         try:
             _numbers_of(self.pipeline.scheduler, {})

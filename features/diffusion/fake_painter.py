@@ -4,8 +4,9 @@ import hashlib
 import time
 from functools import partial
 
-from headrace.features.diffusion.picture_work import OnStep, PictureStep, Source
+from headrace.features.diffusion.picture_work import Source
 from headrace.features.diffusion.pictures import PictureOrder, size_of
+from headrace.features.diffusion.steps import OnStep, Step
 from headrace.prompts.vision.pictures import Picture, picture_of
 
 
@@ -21,7 +22,8 @@ class FakePainter:
         total = order.steps or 1
         for done in range(int(resumed or 0) + 1, total + 1):
             time.sleep(self._step_s)
-            on_step(PictureStep(done, total, str(done).encode, partial(stripes, order, width, height, 0)))
+            preview = partial(stripes, order, width, height, 0)
+            on_step(Step(done, total, str(done).encode, preview=preview))
         return stripes(order, width, height, seed)
 
 

@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import AsyncGenerator
-from typing import Any, Final
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias, TypeVar
 
 import orjson
-from starlette.datastructures import FormData, Headers
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from headrace.producer_api.http.requests import check_counts
+from headrace.producer_api.server.errors import from_validation
 from headrace.store.errors import InvalidRequest, TooLarge
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+Files: TypeAlias = list[tuple[str, UploadFile]]
 
 FIELD_BYTES: Final = 64 << 10
 _NESTED: Final = re.compile(r"(metadata|job)\[([^\[\]]{1,64})\]")
@@ -18,28 +24,43 @@ _NUMBERS: Final = re.compile(r"-?\d{1,12}(\.\d{1,12})?")
 _TEXTS: Final = frozenset({"prompt", "negative_prompt", "user", "safety_identifier", "model", "metadata"})
 
 
-async def read_body(request: Request, most_bytes: int) -> bytes:
-    """Return the body. Raises TooLarge."""
+@asynccontextmanager
+async def read_fields(request: Request, most_bytes: int, num_files: int) -> AsyncGenerator[tuple[Any, bytes, Files]]:
+    """Yield the fields of a body, JSON or a form, its bytes, and the files of a form by their fields.
+
+    Raises TooLarge, InvalidRequest.
+    """
     body = bytearray()
     async for block in request.stream():
         body += block
         if len(body) > most_bytes:
             raise TooLarge(f"the body is over {most_bytes} bytes, the most that is accepted")
-    return bytes(body)
-
-
-def json_fields(content: bytes) -> Any:
-    """Return a body of JSON. Raises InvalidRequest."""
-    check_counts(content)
+    content = bytes(body)
+    if request.headers.get("content-type", "").startswith("application/json"):
+        check_counts(content)
+        try:
+            fields = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRequest(f"the body is not valid JSON: {error.msg}") from None
+        yield fields, content, []
+        return
+    form = await _read_form(request.headers, content, num_files)
     try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error.msg}") from None
+        files = [(name, value) for name, value in form.multi_items() if isinstance(value, UploadFile)]
+        yield _text_fields(form), content, files
+    finally:
+        await form.close()
 
 
-async def read_form(headers: Headers, content: bytes, num_files: int) -> FormData:
-    """Return the form of a body. The caller closes it. Raises InvalidRequest."""
+def validated(kind: type[BodyT], fields: Any) -> BodyT:
+    """Return fields as a body. Raises InvalidRequest."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise from_validation(error.errors(include_input=False)) from error
 
+
+async def _read_form(headers: Headers, content: bytes, num_files: int) -> FormData:
     async def blocks() -> AsyncGenerator[bytes]:
         yield content
 
@@ -51,7 +72,7 @@ async def read_form(headers: Headers, content: bytes, num_files: int) -> FormDat
         raise InvalidRequest(f"send multipart/form-data, or JSON: {said}") from error
 
 
-def text_fields(form: FormData) -> dict[str, Any]:
+def _text_fields(form: FormData) -> dict[str, Any]:
     """Return the texts of a form as the fields of a JSON body."""
     found: dict[str, Any] = {}
     for name, value in form.multi_items():

@@ -11,23 +11,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
-from headrace.features.diffusion.pictures import MAX_PIXELS, MAX_STEPS, MOST_TOKENS, SIZE, size_of
+from headrace.features.diffusion.pictures import MAX_PIXELS, MAX_STEPS, SIZE, size_of
 from headrace.prompts.folder_json import json_object
-from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.errors import ModelLoadError
-
-if TYPE_CHECKING:
-    from headrace.store.registry.models import ModelVersion
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "generation_defaults.json"
 ADAPTERS: Final = "lora"
 SERVER_TYPE: Final = "headrace-image-server"
-SERVER_URL: Final = r"^https?://[^\s/?#@]+(/[^\s?#]*)?$"
 SMALL_FILES: Final = (INDEX, DEFAULTS, "vae/config.json", "unet/config.json", "transformer/config.json")
 
 _RUNS_CODE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py", ".so", ".msgpack")
@@ -51,14 +46,19 @@ class Defaults(BaseModel):
     """How much the adapters of the folder change."""
 
 
-class ImageServer(BaseModel):
-    """A server with OpenAI's images API, as the operator names it. ``url`` is without ``/v1``."""
+class MediaServerConfig(BaseModel):
+    """A server of media, as the operator names it. ``url`` is without ``/v1``."""
 
     model_config = ConfigDict(extra="forbid")
 
-    model_type: Literal["headrace-image-server"]
-    url: Annotated[str, StringConstraints(pattern=SERVER_URL)]
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")]
     model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+
+
+class ImageServer(MediaServerConfig):
+    """A server with OpenAI's images API."""
+
+    model_type: Literal["headrace-image-server"]
     defaults: Defaults = Defaults()
 
 
@@ -149,16 +149,3 @@ def read_model(kind: Any, given: Mapping[str, Any], name: str) -> Any:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise ModelLoadError(f"{name}: {where}: {first['msg']}") from error
-
-
-def settings_for(version: "ModelVersion", read_file: ReadFile) -> PictureSettings:
-    """Return the facts of a registered version."""
-    if version.is_fake:
-        return FAKE
-    return settings_of({name: read_file(digest) for name, digest in version.files.items()})
-
-
-def most_tokens(files: Mapping[str, bytes]) -> int:
-    """Return the most that a request may cost. Raises ModelLoadError for a folder that cannot be served."""
-    settings_of(files)
-    return MOST_TOKENS

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.features.diffusion.pictures import Guidance, NegativePrompt, Seed, Steps
+from headrace.features.diffusion.pictures import Guidance, NegativePrompt, Prompt, Seed, Steps
 from headrace.features.files import result_links
 from headrace.features.files.blob_storage import Blobs, read_blocks
 from headrace.producer_api.http.job_options import is_kept, unsupported
@@ -63,7 +63,7 @@ _INSTEAD: Final = {
 class ImagesBody(TaskBody):
     """The fields of OpenAI's that both URLs have, and our own: ``extra_body`` of the client sends them."""
 
-    prompt: str = Field(min_length=1, max_length=32_000, description="what the picture shows")
+    prompt: Prompt
     n: int | None = Field(None, description="how many pictures, at most 10")
     size: str | None = Field(None, description="`512x768`; `auto` and none: the model's own, or that of the picture")
     output_format: str | None = Field(None, description="png, jpeg or webp; png by default")

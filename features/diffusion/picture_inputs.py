@@ -1,56 +1,26 @@
 """Requests for pictures: the size, steps and seed that the model's version fills in, and the header of a picture."""
 
-import secrets
-from collections.abc import Callable
 from typing import Any
 
-from headrace.features.diffusion.pictures import (
-    MAX_PICTURES,
-    MAX_PIXELS,
-    MAX_SEED,
-    PictureOrder,
-    size_of,
-)
+from headrace.features.diffusion.order_inputs import left_out
+from headrace.features.diffusion.pictures import PictureOrder, size_of
 from headrace.features.files import files
 from headrace.features.files.blob_storage import open_blobs, read_blocks
-from headrace.prompts.tasks.own_task import num_tokens_of
-from headrace.prompts.tasks.task_inputs import InputModel, Prepared
+from headrace.prompts.tasks.task_inputs import InputModel
 from headrace.prompts.vision.image_sources import content_of
 from headrace.prompts.vision.pictures import check_header
 from headrace.store.db.database import Database
 from headrace.store.errors import InvalidRequest, NotFound
 from headrace.store.payloads.conversation import MAX_IMAGE_BYTES, Image
-from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
+from headrace.store.payloads.job_payload import JobOrder
 from headrace.store.settings import Settings
-from headrace.store.tasks.own_task import OwnTaskSpec
 
 
 def filled(order: PictureOrder, model: InputModel) -> PictureOrder:
     """Return the order with size, steps and seed. Raises InvalidRequest for a size that the model cannot make."""
     facts = model.settings
-    asked = size_of(order.size)
-    width, height = asked or _fitting(getattr(order, "picture_size", None), facts)
-    if width % facts.multiple or height % facts.multiple:
-        near = "x".join(str(max(1, round(one / facts.multiple)) * facts.multiple) for one in (width, height))
-        raise InvalidRequest(
-            f"the size {width}x{height} is not possible: the model needs multiples of {facts.multiple}, such as {near}",
-            param="input.size",
-        )
-    if width * height > MAX_PIXELS:
-        raise InvalidRequest(
-            f"a picture of {width}x{height} has {width * height} pixels, and {MAX_PIXELS} are made at most",
-            param="input.size",
-        )
-    defaults = facts.defaults
-    return order.model_copy(
-        update={
-            "size": f"{width}x{height}",
-            "steps": order.steps or defaults.steps,
-            "guidance": defaults.guidance if order.guidance is None else order.guidance,
-            "negative_prompt": order.negative_prompt or defaults.negative_prompt,
-            "seed": secrets.randbelow(MAX_SEED - MAX_PICTURES) if order.seed is None else order.seed,
-        }
-    )
+    size = size_of(order.size) or _fitting(getattr(order, "picture_size", None), facts)
+    return order.model_copy(update=left_out(order, facts, size))
 
 
 def _fitting(size: tuple[int, int] | None, facts: Any) -> tuple[int, int]:
@@ -60,16 +30,6 @@ def _fitting(size: tuple[int, int] | None, facts: Any) -> tuple[int, int]:
     shrink = min(1.0, (facts.width * facts.height / (size[0] * size[1])) ** 0.5)
     width, height = (max(1, int(one * shrink) // facts.multiple) * facts.multiple for one in size)
     return width, height
-
-
-def preparing(spec: OwnTaskSpec) -> Callable[[JobOrder, InputModel, PinnedPolicy | None], Prepared]:
-    """Return how requests of a task become payloads and costs."""
-
-    def prepare(request: JobOrder, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
-        order: Any = filled(request.input, model)  # type: ignore[arg-type]
-        return Prepared(spec.payload(input=order, policy=policy), num_tokens_of(spec, order))
-
-    return prepare
 
 
 def with_pictures(request: JobOrder, tenant_id: str, settings: Settings, db: Database) -> JobOrder:

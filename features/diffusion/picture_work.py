@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from headrace.features.diffusion.pictures import MEDIA_TYPES, EditOrder, PictureOrder, PictureOutput, size_of
+from headrace.features.diffusion.steps import OnStep, Step
 from headrace.prompts.vision.image_sources import content_of
 from headrace.prompts.vision.pictures import Picture, read_picture, written
 from headrace.store.errors import HeadraceError
@@ -29,24 +30,11 @@ class Source:
     mask: Picture | None = None
 
 
-@dataclass(slots=True)
-class PictureStep:
-    """A step of a picture that has ended: ``done`` of ``total``. ``state``: from where to go on; None: it cannot."""
-
-    done: int
-    total: int
-    state: Callable[[], bytes] | None = None
-    preview: Callable[[], Picture | None] = lambda: None
-
-
-OnStep = Callable[[PictureStep], None]
-
-
 class Painter(Protocol):
     """Makes one picture."""
 
     def paint(self, order: PictureOrder, source: Source, seed: int, on_step: OnStep, resumed: bytes | None) -> Picture:
-        """Return the picture of a seed. What ``on_step`` raises ends it. ``resumed``: a state of the same picture."""
+        """Return the picture of a seed. ``resumed``: a state of the same picture."""
         ...
 
 
@@ -90,7 +78,7 @@ def _made(painter: Painter, order: PictureOrder, context: Context) -> PictureOut
     size = size_of(order.size)
     for number in range(len(saved.files), order.count):
 
-        def told(step: PictureStep, number: int = number) -> None:
+        def told(step: Step, number: int = number) -> None:
             nonlocal steps
             steps = step.total
             _tell(order, context, number, step)
@@ -108,7 +96,7 @@ def _made(painter: Painter, order: PictureOrder, context: Context) -> PictureOut
     return PictureOutput(size=f"{width}x{height}", steps=steps, seeds=tuple(seeds))
 
 
-def _tell(order: PictureOrder, context: Context, number: int, step: PictureStep) -> None:
+def _tell(order: PictureOrder, context: Context, number: int, step: Step) -> None:
     """Tell of a step, with a preview after parts of equal length. The last step has none: the picture follows."""
     parts = order.previews + 1
     is_shown = step.done < step.total and step.done * parts // step.total > (step.done - 1) * parts // step.total

@@ -1,17 +1,21 @@
-"""Orders of pictures: their schemas, and what they cost."""
+"""Orders of diffusion models: what those of pictures and of videos share, those of pictures, and what they cost."""
 
 import re
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, PrivateAttr
 
 from headrace.store.payloads.conversation import AnyImage
+from headrace.store.tasks.own_task import OwnTaskSpec, spec_of
+from headrace.tasks import Task
 
 MAX_PICTURES: Final = 10
 MAX_STEPS: Final = 200
 MAX_PIXELS: Final = 2048 * 2048
 TOKEN_PIXELS: Final = 256 * 256
-"""A step on so many pixels is a token."""
+"""A step on so many pixels, of a picture or of a frame, is a token."""
 
 MOST_TOKENS: Final = MAX_PICTURES * MAX_STEPS * MAX_PIXELS // TOKEN_PIXELS
 SIZE: Final = r"^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$"
@@ -19,7 +23,7 @@ MAX_SEED: Final = 2**32 - 1
 
 MEDIA_TYPES: Final = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-Prompt = Annotated[str, Field(min_length=1, max_length=32_000, description="what the picture shows")]
+Prompt = Annotated[str, Field(min_length=1, max_length=32_000, description="what is shown")]
 Size = Annotated[
     str | None,
     Field(None, pattern=SIZE, description="width x height in pixels, such as `512x768`; by default the model's own"),
@@ -30,9 +34,9 @@ Guidance = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same picture; without it one is chosen"),
+    Field(None, ge=0, le=MAX_SEED, description="the same seed gives the same bytes; without it one is chosen"),
 ]
-NegativePrompt = Annotated[str | None, Field(None, max_length=32_000, description="what the picture does not show")]
+NegativePrompt = Annotated[str | None, Field(None, max_length=32_000, description="what is not shown")]
 Format = Literal["png", "jpeg", "webp"]
 Quality = Annotated[int | None, Field(None, ge=1, le=100, description="of `jpeg` and `webp`, 95 by default")]
 Strength = Annotated[
@@ -40,8 +44,8 @@ Strength = Annotated[
 ]
 
 
-class PictureOrder(BaseModel):
-    """What is the same for every picture that is made."""
+class DiffusionOrder(BaseModel):
+    """What is the same for pictures and videos."""
 
     prompt: Prompt
     negative_prompt: NegativePrompt = None
@@ -49,6 +53,11 @@ class PictureOrder(BaseModel):
     steps: Steps = None
     guidance: Guidance = None
     seed: Seed = None
+
+
+class PictureOrder(DiffusionOrder):
+    """What is the same for every picture that is made."""
+
     count: int = Field(1, ge=1, le=MAX_PICTURES, description="how many pictures; each has the next seed")
     format: Format = Field("png", description="of the files")
     quality: Quality = None
@@ -96,7 +105,26 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def tokens_of(order: PictureOrder) -> int:
-    """Return the cost of an order whose size and steps are known: a token for each step on 256 x 256 pixels."""
+def tokens_of(order: Any) -> int:
+    """Return the cost of an order that is filled in: of all its pictures, or of all frames."""
     width, height = size_of(order.size) or (512, 512)
-    return -(-order.count * (order.steps or 1) * width * height // TOKEN_PIXELS)
+    many = order.count if isinstance(order, PictureOrder) else order.frames or 1
+    return -(-many * (order.steps or 1) * width * height // TOKEN_PIXELS)
+
+
+def diffusion_spec(
+    name: str, order: type[DiffusionOrder], output: type[BaseModel], example: Mapping[str, Any], most: int, **own: Any
+) -> OwnTaskSpec:
+    """Return the task of such orders, whose example is small. ``most``: tokens. ``own``: changes of the description."""
+    task = Task(
+        name=name,
+        input=order,
+        output=output,
+        runner="",  # the task's ModelPart loads it
+        example={"steps": 2, "seed": 7, **example},
+        count_tokens=tokens_of,
+        most_tokens=most,
+        output_texts=(),
+        with_context=True,
+    )
+    return replace(spec_of(task), cost_is_time=True, **own)

@@ -4,16 +4,18 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import diffusers
 import torch
 
-from headrace.features.diffusion.denoising import Denoising, Step
+from headrace.features.diffusion.denoising import Denoising
 from headrace.features.diffusion.model_folder import ADAPTERS, DEFAULTS
-from headrace.features.diffusion.picture_work import OnStep, PictureStep, Source
-from headrace.features.diffusion.pictures import PictureOrder, size_of
+from headrace.features.diffusion.picture_work import Source
+from headrace.features.diffusion.pictures import DiffusionOrder, PictureOrder, size_of
+from headrace.features.diffusion.steps import OnStep, Step
 from headrace.models.tensors.precision import resolve_device, resolve_dtype
 from headrace.prompts.vision.pictures import Picture
 from headrace.store.errors import CannotLoadHere, ModelLoadError
@@ -83,6 +85,28 @@ def _fuse_adapters(pipeline: Any, folder: Path) -> None:
         pipeline.unload_lora_weights()
 
 
+def arguments_of(pipeline: Any, order: DiffusionOrder, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a pipeline for an order: those that it takes. Raises TaskError for one it must have.
+
+    ``own``: what orders of this kind have beside the others.
+    """
+    takes = inspect.signature(pipeline.__call__).parameters
+    width, height = size_of(order.size) or (None, None)
+    given = {
+        "prompt": order.prompt,
+        "negative_prompt": order.negative_prompt,
+        "num_inference_steps": order.steps,
+        "guidance_scale": order.guidance,
+        "width": width,
+        "height": height,
+        **own,
+    }
+    known = {name: value for name, value in given.items() if value is not None}
+    if "negative_prompt" in known and "negative_prompt" not in takes:
+        raise TaskError(f"a model of {type(pipeline).__name__} takes no negative prompt: leave it out")
+    return {name: value for name, value in known.items() if name in takes}
+
+
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
 
@@ -93,7 +117,6 @@ class PipelinePainter:
     def __init__(self, pipeline: Any) -> None:
         self._first = pipeline
         self._pipelines: dict[str, Denoising] = {"text": self._quiet(pipeline)}
-        self._saves: dict[str, bool] = {}
 
     @staticmethod
     def _quiet(pipeline: Any) -> Denoising:
@@ -114,39 +137,18 @@ class PipelinePainter:
         """See ``Painter``."""
         kind = "text" if source.picture is None else "picture" if source.mask is None else "mask"
         denoising = self.denoising(kind)
-        arguments = self._arguments(denoising.pipeline, order, source)
+        own = {"image": source.picture, "mask_image": source.mask, "strength": getattr(order, "strength", None)}
+        arguments = arguments_of(denoising.pipeline, order, own)
         # On the CPU, so that the noise is the same on every device.
         generator = torch.Generator().manual_seed(seed)
 
         def ended(step: Step) -> None:
-            if kind not in self._saves:  # a scheduler may get values at its first step
-                self._saves[kind] = denoising.can_save()
-            state = step.save if self._saves[kind] else None
-            on_step(PictureStep(step.done, step.total, state, lambda: self._preview(denoising, order, step.latents)))
+            on_step(replace(step, preview=lambda: self._preview(denoising, order, step.latents)))
 
         found = denoising.run(arguments, generator, ended, resumed)
         if any(getattr(found, "nsfw_content_detected", None) or ()):
             raise TaskError("the model's safety checker refused the picture")
         return found.images[0]
-
-    def _arguments(self, pipeline: Any, order: PictureOrder, source: Source) -> Mapping[str, Any]:
-        takes = inspect.signature(pipeline.__call__).parameters
-        width, height = size_of(order.size) or (None, None)
-        given = {
-            "prompt": order.prompt,
-            "negative_prompt": order.negative_prompt,
-            "num_inference_steps": order.steps,
-            "guidance_scale": order.guidance,
-            "width": width,
-            "height": height,
-            "image": source.picture,
-            "mask_image": source.mask,
-            "strength": getattr(order, "strength", None),
-        }
-        known = {name: value for name, value in given.items() if value is not None}
-        if "negative_prompt" in known and "negative_prompt" not in takes:
-            raise TaskError(f"a model of {type(pipeline).__name__} takes no negative prompt: leave it out")
-        return {name: value for name, value in known.items() if name in takes}
 
     def _preview(self, denoising: Denoising, order: PictureOrder, latents: Any) -> Picture | None:
         """Return the picture of latents between; None for a pipeline whose latents have another form."""

@@ -6,28 +6,19 @@ from typing import Any, Final, Self
 from pydantic import PrivateAttr
 
 from headrace.features.diffusion.generate.task import IMAGE_GENERATE
-from headrace.features.diffusion.pictures import MOST_TOKENS, EditOrder, PictureOutput, tokens_of
+from headrace.features.diffusion.pictures import MOST_TOKENS, EditOrder, PictureOutput, diffusion_spec
 from headrace.store.payloads.conversation import EXAMPLE_IMAGE, MAX_IMAGE_BYTES
-from headrace.store.tasks.own_task import spec_of
-from headrace.tasks import Task
 
 MOST_FORM_BYTES: Final = 2 * MAX_IMAGE_BYTES
 """Of a form: a picture and its mask. As JSON they are a third longer."""
 
-EDIT = Task(
-    name="image_edit",
-    input=EditOrder,
-    output=PictureOutput,
-    runner="headrace.features.diffusion.picture_runner:load",
-    example={"prompt": "a mill in winter", "images": [EXAMPLE_IMAGE], "size": "64x64", "steps": 4, "seed": 7},
-    count_tokens=tokens_of,
-    most_tokens=MOST_TOKENS,
-    output_texts=(),
-    with_context=True,
-    summary="Change a picture by a prompt",
+_SPEC = diffusion_spec(
+    "image_edit",
+    EditOrder,
+    PictureOutput,
+    {"prompt": "a mill in winter", "images": [EXAMPLE_IMAGE], "size": "64x64", "steps": 4},
+    MOST_TOKENS,
 )
-
-_SPEC = spec_of(EDIT)
 
 
 class ImageEditRequest(_SPEC.request):  # type: ignore[name-defined, misc]  # made of the declared task
@@ -56,7 +47,6 @@ PART = IMAGE_EDIT = replace(
     runner="",
     fake_runner="",
     served_by=(IMAGE_GENERATE.name,),
-    cost_is_time=True,
     urls=("/v1/images/edits",),
     purpose="",
     url_example=None,

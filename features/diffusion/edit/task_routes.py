@@ -7,14 +7,13 @@ from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter
-from pydantic import Field, ValidationError
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.features.diffusion.edit.task import IMAGE_EDIT, MOST_FORM_BYTES, ImageEditRequest
-from headrace.features.diffusion.form_fields import FIELD_BYTES, json_fields, read_body, read_form, text_fields
+from headrace.features.diffusion.form_fields import FIELD_BYTES, Files, read_fields, validated
 from headrace.features.diffusion.openai_images import (
     ImagesBody,
     ImagesResponse,
@@ -32,7 +31,7 @@ from headrace.features.files.files import Purpose
 from headrace.producer_api.access.auth import JobsWriter
 from headrace.producer_api.http.requests import OriginHeadersOf, RuntimeOf, StrictJsonRoute
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.errors import DOCUMENTED, from_validation
+from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.tasks.task_routes import ParsedRequest, TaskRoutes
 from headrace.prompts.vision.pictures import check_header
 from headrace.store.errors import HeadraceError, InvalidRequest
@@ -77,12 +76,9 @@ async def edit_image(
 
     A caller who leaves before the end cancels the job, unless `job[on_disconnect]` is `continue`.
     """
-    content = await read_body(request, _MOST_BYTES)
-    sent: Mapping[str, tuple[str, bytes]] = {}
-    if request.headers.get("content-type", "").startswith("application/json"):
-        asked = _read(json_fields(content))
-    else:
-        asked, sent = await _read_form(request, content)
+    async with read_fields(request, _MOST_BYTES, 2) as (given, content, uploads):
+        asked = validated(EditBody, given)
+        sent = await _read(uploads) if uploads or "images" not in given else {}
     fields = order_fields(asked)
     digests = tuple(f"{name}:{hashlib.sha256(one).hexdigest()}" for name, (_, one) in sent.items())
     origin = headers.origin([content] if not sent else [orjson.dumps([fields, digests, asked.model])], 0)
@@ -103,28 +99,10 @@ async def edit_image(
     return await respond(request, runtime, blobs, principal, asked, wanted, origin, "image_edit", settle)
 
 
-def _read(fields: Any) -> EditBody:
-    try:
-        return EditBody.model_validate(fields)
-    except ValidationError as error:
-        raise from_validation(error.errors(include_input=False)) from error
-
-
-async def _read_form(request: Request, content: bytes) -> tuple[EditBody, dict[str, tuple[str, bytes]]]:
-    """Return the fields of a form, and its files as name and bytes. Raises InvalidRequest."""
-    form = await read_form(request.headers, content, 2)
-    try:
-        return _read(text_fields(form)), await _files_of(form)
-    finally:
-        await form.close()
-
-
-async def _files_of(form: FormData) -> dict[str, tuple[str, bytes]]:
-    """Return the files ``image`` and ``mask`` of a form. Raises InvalidRequest."""
+async def _read(uploads: Files) -> dict[str, tuple[str, bytes]]:
+    """Return the files ``image`` and ``mask`` of a form as names and bytes. Raises InvalidRequest."""
     found: dict[str, tuple[str, bytes]] = {}
-    for field, value in form.multi_items():
-        if not isinstance(value, UploadFile):
-            continue
+    for field, value in uploads:
         name = field.removesuffix("[]")
         if name not in ("image", "mask"):
             raise InvalidRequest(

@@ -7,9 +7,10 @@ from typing import Any
 
 from headrace.features.diffusion.edit.task import IMAGE_EDIT
 from headrace.features.diffusion.fake_painter import FakePainter
-from headrace.features.diffusion.generate.task import GENERATE, IMAGE_GENERATE
+from headrace.features.diffusion.generate.inputs import PART as INPUTS
+from headrace.features.diffusion.generate.task import IMAGE_GENERATE
 from headrace.features.diffusion.image_server import SERVER_TIMEOUT_S, server_runner
-from headrace.features.diffusion.model_folder import check_folder, settings_for
+from headrace.features.diffusion.model_folder import check_folder
 from headrace.features.diffusion.picture_work import painting
 from headrace.models.engine.call_engine import CallEngine
 from headrace.models.engine.encoder_engine import EncodeConfig, EncodeEngine
@@ -47,9 +48,9 @@ class PictureModel(OwnModel):
 
 def load_picture_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> PictureModel:
     """Load a version. Raises ModelLoadError."""
-    server = settings_for(version, read_file).server
+    server = INPUTS.read_settings(version, read_file).server
     runner = _runner(version, settings) if server is None else server_runner(server, settings)
-    encoder = with_encoder_faults(OwnRunner(GENERATE, runner), settings, lambda _row: "")
+    encoder = with_encoder_faults(OwnRunner(IMAGE_GENERATE.declared, runner), settings, lambda _row: "")
     return PictureModel(version, encoder, IMAGE_GENERATE, (IMAGE_EDIT,), None if server is None else SERVER_TIMEOUT_S)
 
 

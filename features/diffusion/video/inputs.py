@@ -1,43 +1,18 @@
 """How requests for videos are checked and counted, and which folders make videos."""
 
-import secrets
-
-from headrace.features.diffusion.model_folder import check_folder
-from headrace.features.diffusion.pictures import MAX_PIXELS, MAX_SEED, size_of
-from headrace.features.diffusion.video.task import (
-    MAX_VIDEO_PIXELS,
-    VIDEO_GENERATE,
-    VideoOrder,
-)
-from headrace.features.diffusion.video.video_folder import (
-    SMALL_FILES,
-    VideoSettings,
-    makes_videos,
-    most_tokens,
-    settings_for,
-)
-from headrace.prompts.tasks.own_task import num_tokens_of
-from headrace.prompts.tasks.task_inputs import InputModel, Prepared, TaskInputs
+from headrace.features.diffusion.order_inputs import left_out, order_inputs
+from headrace.features.diffusion.pictures import size_of
+from headrace.features.diffusion.video.task import MAX_VIDEO_PIXELS, VIDEO_GENERATE, VideoOrder
+from headrace.features.diffusion.video.video_folder import FAKE, SMALL_FILES, VideoSettings, makes_videos, settings_of
+from headrace.prompts.tasks.task_inputs import InputModel
 from headrace.store.errors import InvalidRequest
-from headrace.store.payloads.job_payload import JobOrder, PinnedPolicy
 
 
 def filled(order: VideoOrder, model: InputModel) -> VideoOrder:
     """Return the order with all that it leaves out. Raises InvalidRequest for what the model cannot make."""
     facts: VideoSettings = model.settings
-    defaults = facts.defaults
-    width, height = size_of(order.size) or (facts.width, facts.height)
-    if width % facts.multiple or height % facts.multiple:
-        near = "x".join(str(max(1, round(one / facts.multiple)) * facts.multiple) for one in (width, height))
-        raise InvalidRequest(
-            f"the size {width}x{height} is not possible: the model needs multiples of {facts.multiple}, such as {near}",
-            param="input.size",
-        )
-    if width * height > MAX_PIXELS:
-        raise InvalidRequest(
-            f"a frame of {width}x{height} has {width * height} pixels, and {MAX_PIXELS} are made at most",
-            param="input.size",
-        )
+    width, height = size = size_of(order.size) or (facts.width, facts.height)
+    known = left_out(order, facts, size)
     fps = order.fps or facts.fps
     frames = _frames(order, facts, fps)
     if width * height * frames > MAX_VIDEO_PIXELS:
@@ -47,18 +22,7 @@ def filled(order: VideoOrder, model: InputModel) -> VideoOrder:
             f"made at most: at this size {most} frames",
             param="input.size",
         )
-    return order.model_copy(
-        update={
-            "size": f"{width}x{height}",
-            "frames": frames,
-            "fps": fps,
-            "seconds": None,
-            "steps": order.steps or defaults.steps,
-            "guidance": defaults.guidance if order.guidance is None else order.guidance,
-            "negative_prompt": order.negative_prompt or defaults.negative_prompt,
-            "seed": secrets.randbelow(MAX_SEED) if order.seed is None else order.seed,
-        }
-    )
+    return order.model_copy(update={**known, "frames": frames, "fps": fps, "seconds": None})
 
 
 def _frames(order: VideoOrder, facts: VideoSettings, fps: int) -> int:
@@ -83,26 +47,4 @@ def _frames(order: VideoOrder, facts: VideoSettings, fps: int) -> int:
     return frames
 
 
-def _prepare(request: JobOrder, model: InputModel, policy: PinnedPolicy | None) -> Prepared:
-    order = filled(request.input, model)  # type: ignore[arg-type]  # the request of this task
-    return Prepared(VIDEO_GENERATE.payload(input=order, policy=policy), num_tokens_of(VIDEO_GENERATE, order))
-
-
-def _check(request: JobOrder, model: InputModel) -> JobOrder:
-    filled(request.input, model)  # type: ignore[arg-type]  # the request of this task
-    return request
-
-
-PART = TaskInputs(
-    spec=VIDEO_GENERATE,
-    prepare=_prepare,
-    cut_to_length=_check,
-    is_quick=lambda _request, _model: True,
-    read_settings=settings_for,
-    is_folder=makes_videos,
-    folder_files=SMALL_FILES,
-    check_folder=check_folder,
-    folder_window=most_tokens,
-    has_any_files=True,
-    has_tokenizer=lambda _config: False,
-)
+PART = order_inputs(VIDEO_GENERATE, filled, settings_of, FAKE, is_folder=makes_videos, folder_files=SMALL_FILES)

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from headrace.features.diffusion.generate.model import PictureModel
 from headrace.features.diffusion.model_folder import check_folder
-from headrace.features.diffusion.video.task import VIDEO, VIDEO_GENERATE
-from headrace.features.diffusion.video.video_folder import FAKE, VideoSettings, settings_for
+from headrace.features.diffusion.video.inputs import PART as INPUTS
+from headrace.features.diffusion.video.task import VIDEO_GENERATE
+from headrace.features.diffusion.video.video_folder import FAKE, VideoSettings
 from headrace.features.diffusion.video.video_server import SERVER_TIMEOUT_S, server_runner
 from headrace.models.loading.load import checked_folder, with_encoder_faults
 from headrace.models.runners.own_runner import OwnRunner
@@ -37,15 +38,15 @@ class VideoModel(PictureModel):
         edge = -(-_TRIED_EDGE // facts.multiple) * facts.multiple
         size = f"{edge}x{edge}" if facts.server is None else f"{facts.width}x{facts.height}"
         frames = facts.stride + 1 if facts.server is None else _TRIED_FRAMES
-        return {"input": {**VIDEO.example, "size": size, "frames": frames, "fps": facts.fps}}
+        return {"input": {**VIDEO_GENERATE.declared.example, "size": size, "frames": frames, "fps": facts.fps}}
 
 
 def load_video_model(version: ModelVersion, settings: Settings, read_file: ReadFile) -> VideoModel:
     """Load a version. Raises ModelLoadError."""
-    facts = settings_for(version, read_file)
+    facts = INPUTS.read_settings(version, read_file)
     server = facts.server
     runner = _runner(version, settings) if server is None else server_runner(server, settings)
-    encoder = with_encoder_faults(OwnRunner(VIDEO, runner), settings, lambda _row: "")
+    encoder = with_encoder_faults(OwnRunner(VIDEO_GENERATE.declared, runner), settings, lambda _row: "")
     timeout_s = None if server is None else SERVER_TIMEOUT_S
     return VideoModel(version, encoder, VIDEO_GENERATE, (), timeout_s, facts)
 

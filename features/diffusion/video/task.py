@@ -1,13 +1,10 @@
 """The task ``video_generate``: a prompt in, a video out, as a file of the result."""
 
-from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat
 
-from headrace.features.diffusion.pictures import TOKEN_PIXELS, Guidance, NegativePrompt, Seed, Size, Steps, size_of
-from headrace.store.tasks.own_task import spec_of
-from headrace.tasks import Task
+from headrace.features.diffusion.pictures import TOKEN_PIXELS, DiffusionOrder, diffusion_spec
 
 MAX_FRAMES: Final = 512
 MAX_FPS: Final = 60
@@ -23,7 +20,6 @@ MOST_FORM_BYTES: Final = 512 << 10
 VideoFormat = Literal["mp4", "webm"]
 MEDIA_TYPES: Final = {"mp4": "video/mp4", "webm": "video/webm"}
 
-Prompt = Annotated[str, Field(min_length=1, max_length=32_000, description="what the video shows")]
 Frames = Annotated[
     int | None, Field(None, ge=1, le=MAX_FRAMES, description="how many pictures it has; by default the model's")
 ]
@@ -35,18 +31,12 @@ Seconds = Annotated[
 Format = Annotated[VideoFormat, Field("mp4", description="`mp4` has H.264, `webm` has VP9")]
 
 
-class VideoOrder(BaseModel):
+class VideoOrder(DiffusionOrder):
     """A video."""
 
-    prompt: Prompt
-    negative_prompt: NegativePrompt = None
-    size: Size = None
     frames: Frames = None
     fps: Fps = None
     seconds: Seconds = None
-    steps: Steps = None
-    guidance: Guidance = None
-    seed: Seed = None
     format: Format = "mp4"
 
 
@@ -69,27 +59,12 @@ def output_of(order: VideoOrder, size: str, frames: int, steps: int) -> VideoOut
     )
 
 
-def tokens_of(order: VideoOrder) -> int:
-    """Return the cost of an order that is filled in: a token for each step on 256 x 256 pixels of a frame."""
-    width, height = size_of(order.size) or (512, 512)
-    return -(-(order.steps or 1) * (order.frames or 1) * width * height // TOKEN_PIXELS)
-
-
-VIDEO = Task(
-    name="video_generate",
-    input=VideoOrder,
-    output=VideoOutput,
-    runner="headrace.features.diffusion.video.model:load",
-    example={"prompt": "a mill by a river", "steps": 2, "seed": 7},
-    count_tokens=tokens_of,
-    most_tokens=MOST_TOKENS,
-    output_texts=(),
-    with_context=True,
-    summary="Make a video from a prompt",
-)
-
-PART = VIDEO_GENERATE = replace(
-    spec_of(VIDEO),
+PART = VIDEO_GENERATE = diffusion_spec(
+    "video_generate",
+    VideoOrder,
+    VideoOutput,
+    {"prompt": "a mill by a river"},
+    MOST_TOKENS,
     runner="video-pipeline",
     fake_runner="fake-video-pipeline",
     form_bytes=lambda _settings: MOST_FORM_BYTES,

@@ -6,15 +6,14 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
-from headrace.features.diffusion.form_fields import json_fields, read_body, read_form, text_fields
-from headrace.features.diffusion.pictures import Guidance, NegativePrompt, Seed, Steps
-from headrace.features.diffusion.video.task import MOST_FORM_BYTES, VIDEO_GENERATE, Format, Fps, Frames, Prompt, Seconds
+from headrace.features.diffusion.form_fields import read_fields, validated
+from headrace.features.diffusion.pictures import Guidance, NegativePrompt, Prompt, Seed, Steps
+from headrace.features.diffusion.video.task import MOST_FORM_BYTES, VIDEO_GENERATE, Format, Fps, Frames, Seconds
 from headrace.features.files import result_links
 from headrace.features.files.content_answer import content_answer
 from headrace.features.files.file_work import BlobsOf
@@ -25,7 +24,7 @@ from headrace.producer_api.http.views import JsonResponse, seconds
 from headrace.producer_api.jobs.job_routes import JobId, delete_contents
 from headrace.producer_api.reads.job_loader import restored
 from headrace.producer_api.runtime import Runtime
-from headrace.producer_api.server.errors import DOCUMENTED, from_validation
+from headrace.producer_api.server.errors import DOCUMENTED
 from headrace.producer_api.streaming.answers import answer_of
 from headrace.producer_api.streaming.job_events import progress_of
 from headrace.producer_api.tasks.task_body import TaskBody, as_sent, order_of
@@ -167,11 +166,10 @@ async def create_video(
     request: Request, runtime: RuntimeOf, principal: JobsWriter, headers: OriginHeadersOf
 ) -> Response:
     """Store a job for the video, and answer at once. Ask for the video until its status is `completed` or `failed`."""
-    fields = await _fields(request)
-    try:
-        asked = VideoBody.model_validate(fields)
-    except ValidationError as error:
-        raise from_validation(error.errors(include_input=False)) from error
+    async with read_fields(request, MOST_FORM_BYTES, 1) as (fields, _, files):
+        for name, _ in files:
+            fields[name] = "a file"
+    asked = validated(VideoBody, fields)
     wanted = _parsed(asked)
     sent = orjson.dumps(fields)  # a form has another boundary each time
     try:
@@ -181,18 +179,6 @@ async def create_video(
     job = receipt.job or await runtime.reader.get(principal.tenant_id, receipt.job_id)
     shown = {**receipt.headers, "X-Job-Id": job.id, "X-Model-Version": str(job.model_version)}
     return JsonResponse(video_object(job), headers=shown)
-
-
-async def _fields(request: Request) -> Any:
-    content = await read_body(request, MOST_FORM_BYTES)
-    if request.headers.get("content-type", "").startswith("application/json"):
-        return json_fields(content)
-    form = await read_form(request.headers, content, 1)
-    try:
-        files = {name: "a file" for name, value in form.multi_items() if isinstance(value, UploadFile)}
-        return text_fields(form) | files
-    finally:
-        await form.close()
 
 
 @router.get("", response_model=VideoList, summary="List videos")

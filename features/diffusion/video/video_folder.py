@@ -9,26 +9,22 @@ config.json                  of a server: {"model_type": "headrace-video-server"
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field
 
 from headrace.features.diffusion.model_folder import (
     DEFAULTS,
     INDEX,
-    SERVER_URL,
     Defaults,
+    MediaServerConfig,
     is_video_pipeline,
     read_model,
 )
 from headrace.features.diffusion.pictures import size_of
-from headrace.features.diffusion.video.task import MAX_FPS, MAX_FRAMES, MAX_VIDEO_PIXELS, MOST_TOKENS
+from headrace.features.diffusion.video.task import MAX_FPS, MAX_FRAMES, MAX_VIDEO_PIXELS
 from headrace.prompts.folder_json import json_object
-from headrace.prompts.tasks.task_inputs import ReadFile
 from headrace.store.errors import ModelLoadError
-
-if TYPE_CHECKING:
-    from headrace.store.registry.models import ModelVersion
 
 SERVER_TYPE: Final = "headrace-video-server"
 _ADAPTER: Final = "motion_adapter/config.json"
@@ -42,17 +38,13 @@ class VideoDefaults(Defaults):
     fps: Annotated[int, Field(ge=1, le=MAX_FPS)] | None = None
 
 
-class VideoServer(BaseModel):
-    """A server with OpenAI's ``/v1/videos``, as the operator names it. ``url`` is without ``/v1``.
+class VideoServer(MediaServerConfig):
+    """A server with OpenAI's ``/v1/videos``.
 
     ``body``: how it reads a request. vLLM-Omni takes forms alone, SGLang JSON alone where no picture is sent.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     model_type: Literal["headrace-video-server"]
-    url: Annotated[str, StringConstraints(pattern=SERVER_URL)]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     body: Literal["form", "json"] = "form"
     defaults: VideoDefaults = VideoDefaults()
 
@@ -155,16 +147,3 @@ def _with_defaults(found: VideoSettings, name: str) -> VideoSettings:
 
 def _rounded(edge: int, multiple: int) -> int:
     return max(1, edge // multiple) * multiple
-
-
-def settings_for(version: "ModelVersion", read_file: ReadFile) -> VideoSettings:
-    """Return the facts of a registered version."""
-    if version.is_fake:
-        return FAKE
-    return settings_of({name: read_file(digest) for name, digest in version.files.items()})
-
-
-def most_tokens(files: Mapping[str, bytes]) -> int:
-    """Return the most that a request may cost. Raises ModelLoadError for a folder that cannot be served."""
-    settings_of(files)
-    return MOST_TOKENS

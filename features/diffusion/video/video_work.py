@@ -5,7 +5,6 @@ same bytes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from typing import Any, Final, Protocol
@@ -15,6 +14,7 @@ import numpy as np
 from av.video.reformatter import Colorspace
 
 from headrace.features.diffusion.pictures import size_of
+from headrace.features.diffusion.steps import OnStep, Step
 from headrace.features.diffusion.video.task import MEDIA_TYPES, VideoFormat, VideoOrder, VideoOutput, output_of
 from headrace.tasks import Context
 
@@ -28,23 +28,11 @@ _CODECS: Final[dict[VideoFormat, tuple[str, dict[str, str]]]] = {
 _BT709: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class VideoStep:
-    """A step that has ended: ``done`` of ``total``. ``state``: from where to go on; None: it cannot."""
-
-    done: int
-    total: int
-    state: Callable[[], bytes] | None = None
-
-
-OnStep = Callable[[VideoStep], None]
-
-
 class VideoMaker(Protocol):
     """Makes the frames of a video."""
 
     def make(self, order: VideoOrder, on_step: OnStep, resumed: bytes | None) -> Sequence[Frame]:
-        """Return the frames of an order that is filled in. What ``on_step`` raises ends it. ``resumed``: its state."""
+        """Return the frames of an order that is filled in. ``resumed``: its state."""
         ...
 
 
@@ -60,7 +48,7 @@ def making(maker: VideoMaker) -> Callable[[Sequence[VideoOrder], Sequence[Contex
 def _made(maker: VideoMaker, order: VideoOrder, context: Context) -> VideoOutput:
     steps = order.steps or 0
 
-    def told(step: VideoStep) -> None:
+    def told(step: Step) -> None:
         nonlocal steps
         steps = step.total
         context.progress(step.done, step.total, "" if step.done < step.total else "writing the file")
@@ -107,7 +95,7 @@ class FakeVideoMaker:
         total = order.steps or 1
         for done in range(int(resumed or 0) + 1, total + 1):
             self._sleep()
-            on_step(VideoStep(done, total, str(done).encode))
+            on_step(Step(done, total, str(done).encode))
         width, height = size_of(order.size) or (64, 64)
         colours = np.random.default_rng(order.seed).integers(0, 256, (8, 3), dtype=np.uint8)
         rows = colours[np.arange(height) * 8 // height]
