@@ -34,7 +34,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engine.quiet import wait_until_quiet
+from benchmarks.engine.quiet import mark, wait_until_quiet
 from benchmarks.path import cpu_name
 from headrace.cli.local.stack import running_stack
 from headrace.features.speech.kokoro_folder import write_folder
@@ -47,9 +47,9 @@ from tests.features.diffusion.tiny_pipeline import build_pipeline
 
 console = Console(stderr=True)
 TEXT = "川のそばの古い水車は、今日も朝からゆっくりと回っています。雨の日は、みんな家にいます。"
-STEPS = 20
-SIZE = 128
-QUIET_WAIT_S = 120.0
+STEPS = 2
+SIZE = 256  # the layers of smaller pictures take less time than two threads need to wake each other
+QUIET_WAIT_S = 60.0
 
 Turn = Callable[[], tuple[float, Any]]
 """Returns what was measured, and what was made."""
@@ -139,7 +139,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, An
     write_folder(kokoro)
     settings = load_settings().model_copy(update={"home": folder / "home", "api_port": 0, "flower_port": 0})
     config = KokoroConfig.model_validate_json((kokoro / "config.json").read_bytes())
-    with running_stack(settings, [str(painter), str(kokoro)], console.log) as stack:
+    with running_stack(settings, [str(painter), str(kokoro)], console.log, mark()) as stack:
         voice = load_kokoro(kokoro, config, 0)
         pipeline = diffusers.DiffusionPipeline.from_pretrained(painter, use_safetensors=True)
         pipeline.set_progress_bar_config(disable=True)
