@@ -43,6 +43,7 @@ FEATURES: tuple[str, ...] = (
     "hosts",
     "limits",
     "planner",
+    "mcp_server",
     "cheap_hours",
     "flows",
     "batches",

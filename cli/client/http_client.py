@@ -27,7 +27,7 @@ class OperatorClient(Client):
     """
 
     def __init__(self, base_url: str, api_key: str, on_warning: Callable[[str], None] = lambda _sentence: None) -> None:
-        self.base_url = base_url
+        self.base_url, self.api_key = base_url, api_key
         try:
             super().__init__(base_url, api_key, max_retries=_MAX_RETRIES, on_warning=on_warning)
         except InvalidBaseUrl as error:
