@@ -19,8 +19,8 @@ from tests.cli.test_main import headrace
 
 ROOT = Path(__file__).parents[2]
 
-# Processes, and verbs that print JSON lines or migration output.
-WITHOUT_JSON = {"up", "demo", "new-task", "api", "worker", "host", "dispatcher", "audit export", "audit head"}
+# Processes, and verbs that print JSON lines, migration output or a protocol.
+WITHOUT_JSON = {"up", "demo", "new-task", "api", "worker", "host", "dispatcher", "mcp", "audit export", "audit head"}
 
 
 def leaves(nodes: dict[str, Node]) -> Iterator[tuple[str, Any]]:
