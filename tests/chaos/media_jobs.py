@@ -40,6 +40,7 @@ from tests.own_tasks import installed
 _KINDS = ("media-1", "api-1", "storage", "painter-1", "redis", "kokoro-1", "media-2", "api-2", "dispatcher-1")
 _STORAGE_AWAY_S = 2.0
 _SUBMITTERS = 16
+_REPORT_EVERY_S = 10.0
 _NUM_ORDERS = 120
 """Different ones. Job number n is of order n modulo this."""
 
@@ -209,7 +210,11 @@ def _made(cluster: Cluster, numbers: range, timeout_s: float, meanwhile: Callabl
 
     with ThreadPoolExecutor(_SUBMITTERS) as pool:
         waited = {number: pool.submit(one, number) for number in numbers}
-        while not all(future.done() for future in waited.values()):
+        report_at = time.monotonic()
+        while (num_done := sum(future.done() for future in waited.values())) < len(numbers):
+            if time.monotonic() >= report_at:
+                sys.stderr.write(f"{num_done} of {len(numbers)} jobs have ended\n")
+                report_at += _REPORT_EVERY_S
             cluster.tend()
             meanwhile()
             time.sleep(0.05)
