@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from headrace.store.errors import InvalidRequest
-from tests.refusals import Naming
 
 Refused = list[tuple[Any, ...]]
 """The changes to a request, the code and the parameter of its error, and what its message names."""
@@ -23,10 +22,3 @@ def refusal_of(make: Callable[..., Any], *given: Any) -> tuple[str, str | None, 
     with pytest.raises(InvalidRequest) as raised:
         make(*given)
     return raised.value.code, raised.value.param, raised.value.message
-
-
-def refuse_all(make: Callable[..., Any], cases: Refused, subtests: pytest.Subtests) -> None:
-    """Assert the error of each case."""
-    for changes, code, param, *named in cases:
-        with subtests.test(f"{code} {param}", named=named):
-            assert refusal_of(make, changes) == (code, param, Naming(*named))

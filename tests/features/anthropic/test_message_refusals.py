@@ -8,7 +8,7 @@ from headrace.features.anthropic.message_request import as_sent
 from headrace.features.openai.foreign_fields import INSTEAD_OF_FILES
 from headrace.store.errors import InvalidRequest
 from tests.features.anthropic.message_requests import RESULT, TEXT, TOOL, USE, message_job, schema, turns
-from tests.producer_api.request_outcomes import Refused, refusal_of, refuse_all
+from tests.producer_api.request_outcomes import Refused, refusal_of
 from tests.refusals import Naming
 
 REFUSED: Refused = [
@@ -149,7 +149,9 @@ REFUSED: Refused = [
 
 
 def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> None:
-    refuse_all(message_job, REFUSED, subtests)
+    for changes, code, param, *named in REFUSED:
+        with subtests.test(f"{code} {param}", named=named):
+            assert refusal_of(message_job, changes) == (code, param, Naming(*named))
 
 
 OTHERS: dict[str, tuple[Any, ...]] = {

@@ -181,7 +181,8 @@ def test_who_leaves_before_the_end_cancels_the_job(
 ) -> None:
     with cut_off(api, "/v1/embeddings", {"model": "org/vectors", "input": "x"}):
         wait_for(lambda: jobs.list_jobs(db, tenant), "the job is stored")
-    wait_for(lambda: [job.state for job in jobs.list_jobs(db, tenant)] == [JobState.CANCELLED], "the job ends")
+    wait_for(lambda: all(job.state.is_terminal for job in jobs.list_jobs(db, tenant)), "the job ends")
+    assert [job.state for job in jobs.list_jobs(db, tenant)] == [JobState.CANCELLED]
 
 
 def test_the_document_has_all_tasks_and_all_shapes_of_input(settings: Settings) -> None:

@@ -280,7 +280,7 @@ def test_leaving_a_stream_cancels_its_job(
     api: httpx2.Client, worker: ScriptedWorker, db: Database, tenant: str
 ) -> None:
     attempt = _leave_in_the_middle(api, CHAT, worker, db, tenant)
-    wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at, "its cancel is asked for")
+    assert wait_for(lambda: jobs.get(db, tenant, attempt.claim.job_id).cancel_requested_at, "its cancel is asked for")
 
 
 def test_leaving_a_stream_may_leave_its_job_alone(

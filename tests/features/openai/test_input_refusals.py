@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tests.features.openai.openai_requests import completion_job, embed_job
-from tests.producer_api.request_outcomes import Refused, refuse_all
+from tests.producer_api.request_outcomes import Refused, refusal_of
+from tests.refusals import Naming
 
 REFUSED_COMPLETIONS: Refused = [
     ({"echo": True, "stream": True}, "unsupported_parameter", "echo", "stream"),
@@ -43,4 +44,6 @@ REFUSED_INPUTS: Refused = [
     ids=["completion", "embeddings"],
 )
 def test_an_error_names_the_field_of_the_request(make: Any, cases: Refused, subtests: pytest.Subtests) -> None:
-    refuse_all(make, cases, subtests)
+    for changes, code, param, *named in cases:
+        with subtests.test(f"{code} {param}", named=named):
+            assert refusal_of(make, changes) == (code, param, Naming(*named))

@@ -6,7 +6,8 @@ import pytest
 
 from headrace.features.openai.foreign_fields import INSTEAD, INSTEAD_OF_FILES
 from tests.features.openai.openai_requests import CALL, TOOL, chat_job, form
-from tests.producer_api.request_outcomes import Refused, refuse_all
+from tests.producer_api.request_outcomes import Refused, refusal_of
+from tests.refusals import Naming
 
 
 def turn(**fields: Any) -> dict[str, Any]:
@@ -155,4 +156,6 @@ REFUSED_CHATS: Refused = [
 
 
 def test_an_error_names_the_field_of_the_chat(subtests: pytest.Subtests) -> None:
-    refuse_all(chat_job, REFUSED_CHATS, subtests)
+    for changes, code, param, *named in REFUSED_CHATS:
+        with subtests.test(f"{code} {param}", named=named):
+            assert refusal_of(chat_job, changes) == (code, param, Naming(*named))

@@ -8,7 +8,8 @@ from headrace.features.responses.field_names import as_sent
 from headrace.features.responses.response_request import ResponseRequest
 from headrace.store.errors import InvalidRequest
 from tests.features.responses.response_requests import ASKED, CALL, FUNCTION, MCP, SEARCH, WEB, form, prepared, said
-from tests.producer_api.request_outcomes import Refused, refuse_all
+from tests.producer_api.request_outcomes import Refused, refusal_of
+from tests.refusals import Naming
 
 REFUSED: Refused = [
     ({"input": None}, "invalid_value", "input", "required"),
@@ -163,7 +164,9 @@ REFUSED: Refused = [
 
 
 def test_an_error_names_the_field_of_the_request(subtests: pytest.Subtests) -> None:
-    refuse_all(prepared, REFUSED, subtests)
+    for changes, code, param, *named in REFUSED:
+        with subtests.test(f"{code} {param}", named=named):
+            assert refusal_of(prepared, changes) == (code, param, Naming(*named))
 
 
 JOB_NAMES = {

@@ -156,6 +156,7 @@ def test_a_sender_that_seldom_looks_sends_when_it_is_told(
             wait_for(lambda job_id=job_id: only(db, tenant, job_id).state == "delivered")
     finally:
         sender.stop(5)
+    assert len(receiver.calls) == 2
 
 
 def test_an_endpoint_is_signed_with_its_own_secret(
