@@ -26,6 +26,9 @@ _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 FORMER_S = 10.0
 """Maximum time for the shutdown of a server after its parent was killed."""
 
+# The sessions of a killed server notice its end a moment later, and hold its memory until then.
+_IN_USE = "pre-existing shared memory block"
+
 # The first version with a built-in locale, which is the same on every system.
 _OLDEST = 17
 
@@ -82,19 +85,24 @@ class LocalPostgres:
         argv: list[str | Path] = [self._bin / "postgres", "-D", data, "-p", "5432"]
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
-        self._child = Child(
-            Command(
-                name="postgres",
-                argv=argv,
-                log=self._log,
-                env=_ENV,
-                cwd=self._folder,
-                user=self._user,
-                on_stop=signal.SIGINT,
-                on_parent_death=signal.SIGINT,
-            )
+        command = Command(
+            name="postgres",
+            argv=argv,
+            log=self._log,
+            env=_ENV,
+            cwd=self._folder,
+            user=self._user,
+            on_stop=signal.SIGINT,
+            on_parent_death=signal.SIGINT,
         )
-        self._wait_until_ready(self._child, timeout_s)
+        deadline = time.monotonic() + FORMER_S
+        self._child = Child(command)
+        while not self._is_ready(self._child, timeout_s):
+            if _IN_USE not in self._child.log_tail() or time.monotonic() > deadline:
+                reason = last_line(self._child.log_tail())
+                raise Unavailable(f"PostgreSQL did not start: {reason} (log: {self._log})")
+            pause(0.05)
+            self._child = Child(command)
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """Shut down cleanly: sessions are ended, and all commits are on disk."""
@@ -140,17 +148,19 @@ class LocalPostgres:
         found = re.search(r"\d+", self._run(self._bin / "postgres", "--version").stdout)
         return int(found.group()) if found else 0
 
-    def _wait_until_ready(self, child: Child, timeout_s: float) -> None:
+    def _is_ready(self, child: Child, timeout_s: float) -> bool:
+        """Wait until the server answers; False if it has ended. Raises Unavailable after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         # An existing user and database, because other questions would leave FATAL lines in the log.
         asked = ("-q", "-h", self._sockets, "-p", "5432", "-U", "app", "-d", "postgres")
         while self._run(self._bin / "pg_isready", *asked).returncode != 0:
             if child.exit_code is not None:
-                raise Unavailable(f"PostgreSQL did not start: {last_line(child.log_tail())} (log: {self._log})")
+                return False
             if time.monotonic() > deadline:
                 self.stop()
                 raise Unavailable(f"PostgreSQL did not answer within {timeout_s:.0f} s (log: {self._log})")
             pause(0.01)
+        return True
 
     def _run(self, *argv: str | Path) -> subprocess.CompletedProcess[str]:
         user = self._user

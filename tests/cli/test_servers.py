@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,8 +66,16 @@ def test_postgres_comes_back_after_it_was_killed(postgres: LocalPostgres) -> Non
     postgres.start()
     query(postgres.url, "CREATE TABLE kept AS SELECT 'water' AS what")
     assert postgres.child
-    postgres.child.kill()
-    postgres.start()
+    with create_engine(postgres.url).connect() as session:
+        pid = int(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        # A session that notices the end of its server late still holds the server's memory.
+        os.kill(pid, signal.SIGSTOP)
+        noticed = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
+        noticed.start()
+        postgres.child.kill()
+        postgres.start()
+        noticed.join()
+        session.invalidate()
     assert query(postgres.url, "SELECT what FROM kept") == "water"
 
 
