@@ -194,7 +194,8 @@ containers-tests: $(STAMP)  ## tests on Postgres and Valkey in containers, by te
 	@$(BIN)/python -m tests.compose --pytest $(or $(TESTS),tests/store tests/migrations) || { code=$$?; test $$code = 69; }
 
 s3: $(STAMP)  ## files' and batches' storage against an S3 server (moto): a minute to install it once, then about two
-	@$(BIN)/pytest tests/features/files/test_blob_storage.py tests/features/batches/test_batch_routes.py --s3
+	@$(BIN)/pytest tests/features/files/test_blob_storage.py tests/features/batches/test_batch_routes.py \
+		tests/features/batches/test_batch_routes.py::test_results_are_copied_to_parquet_on_s3_while_the_batch_runs --s3
 
 trial: $(STAMP)  ## 200 mixed jobs on the real model, three times: undisturbed, worker killed, Redis wiped
 	@$(BIN)/python -m benchmarks.trial --check 40

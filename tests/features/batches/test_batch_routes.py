@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+import fsspec
 import httpx2
 import pytest
 import redis
@@ -17,6 +19,7 @@ from openai import ConflictError, OpenAI
 from openai.types import Batch
 from sqlalchemy import Connection, text
 
+from examples.nightly_batch import parquet
 from headrace.features.batches import batch_keeper, batch_steps, batch_validation, batches
 from headrace.features.batches.batch_keeper import MAX_LONG_TASKS, BatchStep, next_step, num_to_take
 from headrace.features.batches.batch_lines import LineReader
@@ -282,6 +285,27 @@ def test_results_are_read_in_order_while_the_batch_runs(
     assert more == [written["r3"]]
     refused = api.get(f"/v1/batches/{batch.id}/results", params={"after": "x"})
     assert refused.status_code == 400
+
+
+@pytest.mark.full
+def test_results_are_copied_to_parquet_on_s3_while_the_batch_runs(
+    openai: OpenAI, api: httpx2.Client, worker: ScriptedWorker, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "WAIT_S", 0.05)
+    lines = [line(f"r{n}", **body(messages=[{"role": "user", "content": f"number {n}"}])) for n in range(40)]
+    lines[7] = line("r7", **body(messages=[{"role": "user", "content": "long " * 600}]))
+    batch = make(openai, lines)
+    url = f"{s3_url}/results.parquet"
+    with ThreadPoolExecutor(1) as pool, worker.serve(say_the_prompt):
+        copied = pool.submit(parquet.copy, api, batch.id, url)
+        wait_for(openai, batch, "completed")
+        assert copied.result() == 40
+    with fsspec.open(url, "rb") as file:
+        rows = import_module("pyarrow.parquet").read_table(file).to_pylist()
+    assert [row["custom_id"] for row in rows] == [f"r{n}" for n in range(40)]
+    assert [row["status_code"] for row in rows] == [400 if n == 7 else 200 for n in range(40)]
+    assert json.loads(rows[39]["body"])["choices"][0]["message"]["content"] == "you said number 39"
+    assert json.loads(rows[7]["body"])["error"]["code"]
 
 
 def test_a_retry_runs_only_what_has_no_answer(
