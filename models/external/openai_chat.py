@@ -23,6 +23,7 @@ from headrace.models.external.upstream import (
     Piece,
     ServerInfo,
     ServerLoad,
+    ServerLost,
     UpstreamFailed,
     UpstreamLost,
     UpstreamRefused,
@@ -59,6 +60,7 @@ class OpenaiChatUpstream:
         self._clock = clock
         self._ask_every_s = ask_every_s
         self._asked_at = clock()
+        self._cards: list[dict[str, Any]] = []
         self._models: tuple[str, ...] = ()
         self._limit = "max_tokens"  # the field's name; OpenAI's newer models have another
 
@@ -77,7 +79,7 @@ class OpenaiChatUpstream:
 
     async def describe(self) -> ServerInfo:
         """Ask the server for its models."""
-        models = (await self._http.get_json(_MODELS)).get("data") or []
+        self._cards = models = await self._ask_models()
         self._asked_at = self._clock()
         self._models = tuple(str(one["id"]) for one in models)
         windows = [one[name] for one in models for name in _WINDOWS if isinstance(one.get(name), int)]
@@ -86,6 +88,17 @@ class OpenaiChatUpstream:
             models=self._models,
             context_window=windows[0] if len(models) == 1 and windows else None,
         )
+
+    async def _ask_models(self) -> list[dict[str, Any]]:
+        """Ask for the models, as ``vllm.VllmUpstream``: a router may ask a server that has died."""
+        try:
+            self._cards = (await self._http.get_json(_MODELS)).get("data") or []
+        except ServerLost:
+            if not self._cards:
+                raise
+            token = {"messages": [{"role": "user", "content": "a"}], self._limit: 1}
+            await self._http.post(_CHAT, {"model": self._cards[0]["id"], **token})
+        return self._cards
 
     async def load(self) -> ServerLoad:
         """Ask now and then if the server is there. While it wants no requests, it counts as having one waiting."""

@@ -16,7 +16,7 @@ import httpx2
 import orjson
 
 from headrace.models.engine.requests import EngineError, NumericalError
-from headrace.models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.external.upstream import ServerLost, UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
 
 _CONNECT_S = 5.0
 _ANSWER_S = 10.0
@@ -145,7 +145,7 @@ def _silent(error: Exception) -> UpstreamLost:
 def error_of(status: int, reason: str) -> EngineError:
     """Return the error of an answer with this HTTP status, or of one in a stream that has begun."""
     if any(words in reason for words in _BROKEN):
-        return UpstreamLost(f"the router has lost the inference server: {reason}")
+        return ServerLost(f"the router has lost the inference server: {reason}")
     if status in _AWAY:
         return UpstreamBusy(f"the inference server takes no requests (HTTP {status}): {reason}")
     if status < httpx2.codes.INTERNAL_SERVER_ERROR:

@@ -179,6 +179,10 @@ class UpstreamLost(EngineError):
     retryable = True
 
 
+class ServerLost(UpstreamLost):
+    """A router answers, and says that one of its servers does not."""
+
+
 class UpstreamBusy(UpstreamLost):
     """The server answers, and takes no requests now: too many, a wrong key, or a proxy without a server."""
 

@@ -26,6 +26,7 @@ from headrace.models.external.upstream import (
     Piece,
     ServerInfo,
     ServerLoad,
+    ServerLost,
     UpstreamFailed,
     UpstreamLost,
     UpstreamRefused,
@@ -78,7 +79,7 @@ class VllmUpstream:
         self._is_asked = False
         self._ask_every_s = ask_every_s
         self._asked_at = 0.0
-        self._models: tuple[str, ...] = ()
+        self._cards: list[dict[str, Any]] = []
         self._has_scale_out = not is_router
         self._capabilities = Capabilities(grammars=_ANY_BACKEND, **_ALWAYS)
 
@@ -90,26 +91,39 @@ class VllmUpstream:
     async def describe(self) -> ServerInfo:
         """Ask the server what it runs, and what it can do."""
         version = None if self._is_router else (await self._http.get_json("/version")).get("version")
-        cards = (await self._http.get_json(_MODELS))["data"]
-        self._models, self._asked_at = tuple(card["id"] for card in cards), time.monotonic()
+        cards = await self._ask_models()
+        self._asked_at = time.monotonic()
         if not (self._is_router and self._is_asked):  # a router may send the questions to the server that was lost
             await self._ask_capabilities()
         base = next((card for card in cards if not card.get("parent")), cards[0])
         return ServerInfo(
             engine_version=version,
-            models=self._models,
+            models=tuple(card["id"] for card in cards),
             root=base.get("root"),
             context_window=base.get("max_model_len"),
             adapters=tuple(card["id"] for card in cards if card.get("parent")),
             **({} if self._is_router else await self._settings()),
         )
 
+    async def _ask_models(self) -> list[dict[str, Any]]:
+        """Ask for the models. vLLM's router asks a server that has died, for three minutes by its defaults.
+
+        It sends requests to the others meanwhile. So a token shows that one of them works, with the models as before.
+        """
+        try:
+            self._cards = (await self._http.get_json(_MODELS))["data"]
+        except ServerLost:
+            if not self._cards:
+                raise
+            await self._probe(SamplingParams(1), _FIRST if self._capabilities.priorities else 0)
+        return self._cards
+
     async def _load_of_router(self) -> ServerLoad:
         """Ask now and then if the router is there. While it wants no requests, it counts as having one waiting."""
         if time.monotonic() - self._asked_at > self._ask_every_s and not self._http.is_paused:
             self._asked_at = time.monotonic()
-            found = tuple(card["id"] for card in (await self._http.get_json(_MODELS))["data"])
-            if found != self._models:
+            before = [card["id"] for card in self._cards]
+            if [card["id"] for card in await self._ask_models()] != before:
                 raise UpstreamLost("the models of the inference server have changed")
         return ServerLoad(running=0, waiting=int(self._http.is_paused))
 

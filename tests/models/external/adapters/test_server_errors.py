@@ -1,17 +1,27 @@
 """The errors, pauses and bounds of a server's answers, as its client reads them."""
 
 import asyncio
+import itertools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from headrace.models.engine.requests import EngineError
+from headrace.models.external.openai_chat import OpenaiChatUpstream
 from headrace.models.external.server_client import ServerClient
 from headrace.models.external.sglang import SglangUpstream
-from headrace.models.external.upstream import UpstreamBusy, UpstreamFailed, UpstreamLost, UpstreamRefused
+from headrace.models.external.upstream import (
+    ServerInfo,
+    Upstream,
+    UpstreamBusy,
+    UpstreamFailed,
+    UpstreamLost,
+    UpstreamRefused,
+)
 from headrace.models.external.vllm import VllmUpstream
-from tests.models.external.adapters.canned import DONE, PLAIN, Canned, use
+from tests.models.external.adapters.canned import CARDS, DONE, PLAIN, Canned, use
 from tests.refusals import Naming
 
 
@@ -142,3 +152,29 @@ def test_an_answer_is_bounded_and_its_last_line_counts(server: Canned, monkeypat
         [b'{"a": 1}', b"b"],
     )
     assert json.dumps(server.asked[1]) == '["/events", {"b": 2}]'
+
+
+@pytest.mark.parametrize(
+    ("upstream", "path"),
+    [
+        (lambda url: VllmUpstream(url, is_router=True), "/v1/completions"),
+        (OpenaiChatUpstream, "/v1/chat/completions"),
+    ],
+)
+def test_a_router_that_asks_a_lost_server_for_its_models_is_used_while_another_server_works(
+    server: Canned, upstream: Callable[[str], Upstream], path: str
+) -> None:
+    lost = (500, "Request failed: error sending request for url (http://10.0.0.1/)")
+    asked = itertools.count(1)
+
+    def models(_: object) -> object:
+        number = next(asked)
+        if number == 3:
+            server.said[path] = lost
+        return {"data": CARDS} if number == 1 else lost
+
+    server.said = {"/v1/models": models, path: DONE}
+    before, one_lost, all_lost = use(upstream(server.url), ("describe",), ("describe",), ("describe",))
+    assert isinstance(before, ServerInfo)
+    assert one_lost == before
+    assert isinstance(all_lost, UpstreamLost)
