@@ -31,5 +31,6 @@ def test_only_what_may_go_away_is_tried_again() -> None:
         ("UpstreamRefused", "invalid_value", False),
         ("UpstreamFailed", "engine_error", True),
         ("UpstreamLost", "worker_lost", True),
+        ("ServerLost", "worker_lost", True),
         ("UpstreamBusy", "worker_lost", True),
     }
