@@ -20,11 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.policy import POLICIES
-from headrace.policy.budget import Budget
+from headrace.policy.budget import Budget, output_budget
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.policies import Policy, output_stream
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy
 from headrace.policy.recognisers.catalogue import RECOGNISERS
 from headrace.policy.scanning import Scanner
+from headrace.policy.streaming import GuardedText
 
 console = Console(stderr=True)
 PIECE_CHARS = 4
@@ -52,7 +54,7 @@ class Streamed:
 
 def streamed(policy: Policy, text: str) -> Streamed:
     """Send a text through a policy in pieces."""
-    stream = output_stream(policy)
+    stream = GuardedText(policy.output, PlaceholderMap(), budget=output_budget())
     held, late, first = [], [], None
     num_left, start = 0, time.process_time()
     pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]

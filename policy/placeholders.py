@@ -4,7 +4,6 @@ The same value has the same placeholder in every notation: a card number with an
 notation is the one that is restored.
 """
 
-import json
 import re
 from collections.abc import Iterable
 
@@ -51,17 +50,6 @@ class PlaceholderMap(BaseModel):
             if restorable:
                 self.values[known] = value
         return known
-
-    def put_back(self, text: str, *, in_json: bool = False) -> str:
-        """Return the text with its values restored. ``in_json`` escapes the values for a JSON string."""
-
-        def value(found: re.Match[str]) -> str:
-            known = self.values.get(found[0])
-            if known is None:
-                return found[0]
-            return json.dumps(known, ensure_ascii=False)[1:-1] if in_json else known
-
-        return _PLACEHOLDER.sub(value, text) if self.values else text
 
     def _new(self, kind: str) -> str:
         while True:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from headrace.policy.budget import Budget, output_budget
+from headrace.policy.budget import Budget
 from headrace.policy.documents import Action, PolicyDocument, Stage
 from headrace.policy.guards import Guard
 from headrace.policy.outputs import GuardedOutput, OutputFormat, WholeRules, blocking
@@ -148,9 +148,3 @@ def apply_output(policy: Policy, text: str, vault: PlaceholderMap | None = None)
     guarded = policy.guarded_output(PlaceholderMap() if vault is None else vault.model_copy(deep=True))
     done = guarded.feed(text) + guarded.finish()
     return OutputVerdict(done, tuple(guarded.hits), guarded.blocked_by)
-
-
-def output_stream(policy: Policy, vault: PlaceholderMap | None = None) -> GuardedText:
-    """Return a GuardedText that takes an output in pieces and gives the result of ``apply_output``."""
-    copy = PlaceholderMap() if vault is None else vault.model_copy(deep=True)
-    return GuardedText(policy.output, copy, budget=output_budget())

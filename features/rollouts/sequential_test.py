@@ -19,7 +19,6 @@ Tally = Mapping[float, int]
 """How often each value in [-1, 1] was seen."""
 
 _STAKES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-_BISECTIONS = 20
 
 
 def log_e_value(parts: Iterable[tuple[Tally, float]]) -> float:
@@ -37,12 +36,6 @@ def log_mean(logarithms: Sequence[float]) -> float:
     if best == -math.inf:
         return best
     return best + math.log(sum(math.exp(one - best) for one in logarithms) / len(logarithms))
-
-
-def mean_bounds(tally: Tally, alpha: float) -> tuple[float, float]:
-    """Return a lower and an upper bound of the mean. At all looks together they are wrong with probability alpha."""
-    negated = {-value: count for value, count in tally.items()}
-    return _lower_bound(tally, alpha / 2), -_lower_bound(negated, alpha / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +82,3 @@ def _log_capital(tally: Tally, margin: float, stake: float) -> float:
             return -math.inf
         capital += count * math.log(factor)
     return capital
-
-
-def _lower_bound(tally: Tally, alpha: float) -> float:
-    """Return the largest margin that the tally refutes at this level; -1 if there is none."""
-    low, high = -1.0, 1.0
-    if log_e_value([(tally, low)]) < -math.log(alpha):
-        return low
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if log_e_value([(tally, middle)]) >= -math.log(alpha):
-            low = middle
-        else:
-            high = middle
-    return low

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.policy.budget import output_budget
 from headrace.policy.documents import PolicyDocument
 from headrace.policy.placeholders import PlaceholderMap
-from headrace.policy.policies import Policy, apply_input, apply_output, output_stream
+from headrace.policy.policies import Policy, apply_input, apply_output
 from headrace.policy.recognisers.recogniser import CONTEXT_CHARS, MAX_MATCH_CHARS, STRUCTURED
+from headrace.policy.streaming import GuardedText
 from tests.policy.evaluation import first
 
 
@@ -42,8 +44,12 @@ TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text("ab1 -.@:é", max_size=6),
 VAULT = apply_input(REDACT, ["ann@example.com and bob@example.com have 4526018159083012"]).vault
 
 
+def guarded(rules: Policy) -> GuardedText:
+    return GuardedText(rules.output, PlaceholderMap(), budget=output_budget())
+
+
 def streamed(rules: Policy, text: str, cuts: list[int], vault: PlaceholderMap) -> tuple[str, str | None, list[Any]]:
-    stream = output_stream(rules, vault)
+    stream = rules.guarded_output(vault.model_copy(deep=True))
     out = "".join(stream.feed(text[start:end]) for start, end in pairwise([0, *cuts, len(text)]))
     return out + stream.finish(), stream.blocked_by, stream.hits
 
@@ -61,7 +67,7 @@ def test_nothing_of_what_is_forbidden_leaves_before_the_verdict(case: Any) -> No
     """Character by character: the output is always as clean as that of the whole text."""
     text = f"First {case.text} last"
     clean = apply_output(REDACT, text).text
-    stream = output_stream(REDACT)
+    stream = guarded(REDACT)
     left = ""
     for character in text:
         left += stream.feed(character)
@@ -72,7 +78,7 @@ def test_nothing_of_what_is_forbidden_leaves_before_the_verdict(case: Any) -> No
 
 
 def test_words_leave_as_soon_as_they_end() -> None:
-    stream = output_stream(REDACT)
+    stream = guarded(REDACT)
     assert stream.feed("The quick bro") == "The quick "
     assert stream.feed("wn ") == "brown "
     assert stream.feed("projec") == ""
@@ -86,7 +92,7 @@ def test_a_key_without_end_is_held_only_so_long_and_none_of_it_leaves(size: int)
     text = f"token {head}{'aB3_' * (size // 4)} and on"
     whole = apply_output(REDACT, text)
     assert whole.text == "token <JWT_1> and on"
-    stream = output_stream(REDACT)
+    stream = guarded(REDACT)
     out, most = "", 0
     for start in range(0, len(text), 97):
         out += stream.feed(text[start : start + 97])
@@ -97,7 +103,7 @@ def test_a_key_without_end_is_held_only_so_long_and_none_of_it_leaves(size: int)
 
 
 def test_whatever_comes_a_bounded_part_is_held() -> None:
-    stream = output_stream(REDACT)
+    stream = guarded(REDACT)
     for unit in ("a", "1 ", "a@b", "-----BEGIN "):
         for _ in range(250):
             stream.feed(unit * 40)
@@ -112,7 +118,7 @@ def test_a_phrase_that_is_said_again_and_again_is_held_a_bounded_while() -> None
     )
     text = "ha " * 3000
     whole = apply_output(rules, text).text
-    stream = output_stream(rules)
+    stream = guarded(rules)
     out, most = "", 0
     for start in range(0, len(text), 7):
         out += stream.feed(text[start : start + 7])
@@ -123,7 +129,7 @@ def test_a_phrase_that_is_said_again_and_again_is_held_a_bounded_while() -> None
 
 
 def test_after_a_block_nothing_leaves() -> None:
-    stream = output_stream(BLOCK)
+    stream = guarded(BLOCK)
     assert stream.feed("to project titan, and") == "to "
     assert stream.blocked_by == "deny"
     assert (stream.feed(" more"), stream.finish(), stream.num_held) == ("", "", 0)

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.policies import Policy, apply_output, output_stream
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_output
 from headrace.policy.recognisers.recogniser import STRUCTURED
 
 RULES = Policy(
@@ -62,7 +63,7 @@ HEAD = base64.urlsafe_b64encode(json.dumps({"alg": "dir", "enc": "A128GCM"}).enc
 )
 def test_a_secret_is_found_and_nothing_of_it_is_left(text: str, becomes: str) -> None:
     assert apply_output(RULES, text).text == becomes
-    stream = output_stream(RULES)
+    stream = RULES.guarded_output(PlaceholderMap())
     assert "".join(stream.feed(text[at : at + 5]) for at in range(0, len(text), 5)) + stream.finish() == becomes
 
 

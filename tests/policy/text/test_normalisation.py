@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import pytest
 
 from headrace.policy.documents import PolicyDocument
-from headrace.policy.policies import Policy, apply_output, output_stream
+from headrace.policy.placeholders import PlaceholderMap
+from headrace.policy.policies import Policy, apply_output
 from headrace.policy.text.normalisation import normalise
 
 CARD = "4526018159083012"
@@ -26,7 +27,7 @@ RULES = policy()
 
 
 def streamed(text: str) -> str:
-    stream = output_stream(RULES)
+    stream = RULES.guarded_output(PlaceholderMap())
     return "".join(map(stream.feed, text)) + stream.finish()
 
 
