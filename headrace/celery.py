@@ -259,8 +259,11 @@ def _listed(signatures: Any) -> list[Any] | None:
 def _confirm(app: Celery, task_id: str) -> None:
     try:
         _api(app).confirm(task_id)
-    except ResourceMissing:
-        return  # it was refused, so it has no job
+    except ResourceMissing as error:
+        # Without a job, it was refused. A deleted one was forgotten after this worker had read its output, and before
+        # the worker stored the result.
+        if error.status == httpx2.codes.GONE:
+            app.backend.forget(task_id)
     except ClientError as error:
         log.warning("the end of %s is not confirmed, so it comes again: %s", task_id, error.message)
 
@@ -371,11 +374,12 @@ class _JobResults:
 
     def forget(self, task_id: str) -> None:
         """Forget the result, and delete the contents of the job if it has ended."""
-        super().forget(task_id)  # type: ignore[misc]
+        # The job first: a worker that stores its result later is told so when it confirms the end.
         try:
             _api(self.app, max_retries=0).forget(task_id)
         except ClientError as error:
             log.debug("no job to forget: %s", error.message)
+        super().forget(task_id)  # type: ignore[misc]
 
 
 def _meta_of(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,8 +134,12 @@ async def cancel_task(runtime: RuntimeOf, principal: JobsWriter, task_id: TaskId
 
 @router.post("/tasks/{task_id}/confirm", status_code=204, summary="Confirm the end of a Celery task")
 async def confirm_task(runtime: RuntimeOf, principal: JobsWriter, task_id: TaskId) -> Response:
-    """Note that what follows the task was sent; its message comes no more. Idempotent."""
-    await run_in_threadpool(celery_tasks.get, runtime.db, principal.tenant_id, task_id)
+    """Note that what follows the task was sent; its message comes no more. Idempotent.
+
+    410 if the contents of the job were deleted: then the app deletes its result as well.
+    """
+    task = await run_in_threadpool(celery_tasks.get, runtime.db, principal.tenant_id, task_id)
+    await runtime.reader.get(principal.tenant_id, task.job_id)
     await run_in_threadpool(celery_tasks.confirm, runtime.db, principal.tenant_id, task_id)
     return Response(status_code=204)
 

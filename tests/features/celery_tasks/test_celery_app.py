@@ -21,8 +21,19 @@ from tests.workers.conftest import Bench, StartWorker
 
 PROJECT = """
 import json
+import time
 from celery import Celery, shared_task
+from celery.backends.redis import RedisBackend
 import headrace.celery
+
+class Slow(RedisBackend):
+    # Stores a result once the test lets it.
+
+    def store_result(self, *given, **named):
+        self.client.set("storing", "1")
+        while not self.client.exists("store"):
+            time.sleep(0.02)
+        return super().store_result(*given, **named)
 
 app = Celery("shop")
 app.conf.update(json.loads(open("conf.json").read()))
@@ -208,10 +219,28 @@ def test_revoking_cancels_the_job_and_forgetting_deletes_its_contents(
         answered = infer.delay(model="tiny", messages=CHAT)
         answered.get(WAIT_S)
     found = _job_of(api, answered)
+    wait_for(lambda: api.get(f"/v1/celery/tasks/{answered.id}").json()["is_confirmed"], "the worker stored the result")
     answered.forget()
     assert answered.state == "PENDING", "as of any task without a result"
     assert api.get(f"/v1/jobs/{found['id']}").status_code == 410
     assert shop.notes() == []
+
+
+def test_a_result_that_is_stored_after_it_was_forgotten_is_deleted(
+    shop: Shop, worker: ScriptedWorker, tmp_path: Path
+) -> None:
+    slow = shop.app.conf["result_backend"].replace("backend+redis+", "backend+shop:Slow+")
+    conf = json.loads((tmp_path / "conf.json").read_text())
+    (tmp_path / "conf.json").write_text(json.dumps(conf | {"result_backend": slow}))
+    process = shop.serve()
+    answered = infer.delay(model="tiny", messages=CHAT)
+    with worker.serve(greet):
+        wait_for(lambda: shop.results.exists("storing"), process.log)
+    answered.forget()
+    shop.results.set("store", "1")
+    wait_for(lambda: f"{answered.id}] succeeded" in process.log(), process.log)
+    wait_for(lambda: not shop.results.exists(f"celery-task-meta-{answered.id}"), process.log)
+    assert answered.state == "PENDING"
 
 
 def test_celerys_command_line_shows_headraces_workers_and_starts_none(

@@ -74,6 +74,7 @@ def test_what_is_not_confirmed_is_kept_beyond_the_retention_and_a_deletion_ends_
     job = api.get("/v1/celery/tasks/deleted").json()["job"]
     api.delete(f"/v1/jobs/{job['id']}").raise_for_status()
     assert ended(api, wait_s=30) == {"one": MESSAGE}
+    assert api.post("/v1/celery/tasks/deleted/confirm").status_code == 410, "the app deletes its result too"
     assert api.get("/v1/celery/tasks/one").json()["job"]["output"] is not None
     api.post("/v1/celery/tasks/one/confirm").raise_for_status()
     assert sweep(db, tenant, shortest, 10).counts["num_outputs"] == 1
