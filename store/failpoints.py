@@ -40,6 +40,7 @@ POINTS = frozenset(
         "lines.before_commit",  # a batch's lines are written as jobs, and gone with the process
         "lines.committed",
         "results.before_commit",  # a batch's files are in the storage, their names are not stored
+        "state.offered",  # an attempt gives its state, which is stored if the last one is old enough
         "state.saved",  # the state of an attempt is in the storage
         "result.kept",  # files of a job are in the storage, its end is not written
         "verify.midway",  # the model is loaded, the verdict is not stored

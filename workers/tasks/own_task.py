@@ -87,6 +87,7 @@ class JobContext(RunContext):
     def checkpoint(self, state: bytes | Callable[[], bytes]) -> None:
         """See ``Context``. A state that cannot be stored is left out: the job needs it only if this worker is lost."""
         self._check_wanted()
+        failpoint("state.offered")
         if time.monotonic() < self._save_at:
             return
         content = state() if callable(state) else state

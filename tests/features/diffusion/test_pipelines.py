@@ -57,8 +57,9 @@ def test_a_killed_worker_s_pictures_are_those_of_an_undisturbed_run(
     bench: Bench, duties: Duties, url: str, key: str, start_worker: StartWorker, db: Database, settings: Settings
 ) -> None:
     with Client(url, key) as client:
-        # It dies with its first state: that is two seconds after its start, in the middle of the steps.
-        dying = start_worker(model="painter", environment="test", failpoints="state.saved=kill", ready=False)
+        # It dies with its first state, in the middle of the steps: a step waits until a state is due.
+        faults = "state.offered=sleep:2500@10,state.saved=kill"
+        dying = start_worker(model="painter", environment="test", failpoints=faults, ready=False)
         job = client.submit(task="image_generate", model="painter", input=ORDER)["id"]
         assert dying.wait_exit(200) == -signal.SIGKILL, dying.log()
         bench.end_leases()

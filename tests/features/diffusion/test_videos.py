@@ -68,11 +68,12 @@ def test_a_killed_worker_s_video_is_that_of_an_undisturbed_run(
     with Client(url, key) as client:
 
         def submit(**changes: Any) -> str:
-            longer = {"size": "128x128", "frames": 33}  # its steps take more than the two seconds to the first state
+            longer = {"size": "128x128", "frames": 33}
             return str(client.submit(task="video_generate", model="wan", input=ORDER | longer | changes)["id"])
 
-        # It dies with its first state: that is two seconds after its start, in the middle of the steps.
-        dying = start_worker(model="wan", environment="test", failpoints="state.saved=kill", ready=False)
+        # It dies with its first state, in the middle of the steps: a step waits until a state is due.
+        faults = "state.offered=sleep:2500@50,state.saved=kill"
+        dying = start_worker(model="wan", environment="test", failpoints=faults, ready=False)
         job = submit()
         assert dying.wait_exit(400) == -signal.SIGKILL, dying.log()
         bench.end_leases()
