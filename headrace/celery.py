@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import quote
@@ -260,10 +261,11 @@ def _confirm(app: Celery, task_id: str) -> None:
     try:
         _api(app).confirm(task_id)
     except ResourceMissing as error:
-        # Without a job, it was refused. A deleted one was forgotten after this worker had read its output, and before
-        # the worker stored the result.
+        # 404: the job was refused, so there is none. 410: its contents were deleted after this worker had read the
+        # output, so the worker deletes the result that it has stored. An app without a result backend has none.
         if error.status == httpx2.codes.GONE:
-            app.backend.forget(task_id)
+            with suppress(NotImplementedError):
+                app.backend.forget(task_id)
     except ClientError as error:
         log.warning("the end of %s is not confirmed, so it comes again: %s", task_id, error.message)
 
@@ -374,12 +376,13 @@ class _JobResults:
 
     def forget(self, task_id: str) -> None:
         """Forget the result, and delete the contents of the job if it has ended."""
-        # The job first: a worker that stores its result later is told so when it confirms the end.
+        # The contents of the job first: a worker that stores the result after this call gets 410 when it confirms the
+        # end of the task, and deletes the result.
         try:
             _api(self.app, max_retries=0).forget(task_id)
         except ClientError as error:
             log.debug("no job to forget: %s", error.message)
-        super().forget(task_id)  # type: ignore[misc]
+        super().forget(task_id)  # type: ignore[misc]  # the class of the backend behind ours has it
 
 
 def _meta_of(job: Mapping[str, Any]) -> dict[str, Any]:
