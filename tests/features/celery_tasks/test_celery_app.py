@@ -101,6 +101,9 @@ def shop(
         broker.flushdb()
         results.flushdb()
         yield Shop(app, broker, results, lambda: start_process(command, environment, cwd=tmp_path))
+    # `close` of an app leaves the connections of its result backend to the garbage collector.
+    app.backend.result_consumer.stop()
+    app.backend.client.connection_pool.disconnect()
     app.close()
 
 

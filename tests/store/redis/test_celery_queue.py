@@ -5,7 +5,8 @@ import json
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
@@ -29,8 +30,9 @@ def app(settings: Settings) -> Celery:
 
 
 @pytest.fixture
-def publisher(app: Celery) -> HintPublisher:
-    return HintPublisher(app)
+def publisher(app: Celery) -> Iterator[HintPublisher]:
+    with closing(HintPublisher(app)) as publisher:
+        yield publisher
 
 
 def hints(count: int) -> list[Hint]:
@@ -58,7 +60,8 @@ def test_a_message_is_a_job_id_and_a_name_for_flower(publisher: HintPublisher, r
 def test_a_message_is_what_celery_sends_and_a_message_of_celery_is_a_hint(
     app: Celery, publisher: HintPublisher, redis_client: redis.Redis
 ) -> None:
-    app.send_task(TASK, args=["job_1"], task_id="job_1", queue=QUEUE, producer=app.amqp.Producer(app.connection()))
+    with app.connection() as connection:
+        app.send_task(TASK, args=["job_1"], task_id="job_1", queue=QUEUE, producer=app.amqp.Producer(connection))
     publisher.publish([Hint("job_1", QUEUE, "generate:tiny@1")])
     ours, theirs = (json.loads(raw) for raw in redis_client.lrange(QUEUE, 0, -1))
     assert (hint_of(theirs), hint_of(ours)) == ("job_1", "job_1")
