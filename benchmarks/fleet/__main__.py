@@ -6,7 +6,9 @@ Mock servers (``mock_servers``) behind vLLM's router, one Headrace (API, dispatc
 tenant sends a job every two seconds, first alone, then while nine others send a day's curve pressed into ``--minutes``:
 little at its ends, most in the middle. Meanwhile servers are taken away one after the other, and the router once.
 Every answer is compared with the text that a mock server writes for its prompt. Prints JSON and writes a drawing: jobs
-lost, answers that differ, the quiet tenant's time to its first token, and the CPU time of each layer for a job.
+lost, answers that differ, the quiet tenant's time to its first token, and the CPU time of each layer for a job. With
+``--autoscale 1..4`` a host runs as many workers of ``--slots`` requests as the scaler decides, and its decisions are
+printed and drawn.
 """
 
 import argparse
@@ -28,7 +30,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks.fleet import mock_servers
-from benchmarks.fleet.drawing import svg
+from benchmarks.fleet.drawing import Sample, svg
 from benchmarks.queue import headrace
 from benchmarks.queue.services import running_services
 from headrace.store.db.database import Database
@@ -46,15 +48,16 @@ _FIRST_PORT = 21000
 
 @dataclass
 class Found:
-    """What the callers counted. ``samples``: seconds since the start, jobs under way, requests in the servers."""
+    """What the callers counted. ``decisions``: of the scaler, each with its second and its reason."""
 
     accepted: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     wrong: int = 0
     refused: Counter[int] = field(default_factory=Counter)
     first_s: dict[str, list[float]] = field(default_factory=lambda: {"alone": [], "beside": []})
-    samples: list[tuple[float, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     kills: list[tuple[float, str]] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
 
     @property
     def under_way(self) -> int:
@@ -93,7 +96,7 @@ class Router:
 class Caller:
     """One tenant's client."""
 
-    def __init__(self, port: int, key: str, found: Found, tokens: int) -> None:
+    def __init__(self, port: int, key: str, found: Found, tokens: int, service_class: str) -> None:
         limits = httpx2.Limits(max_connections=None)
         self._http = httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
@@ -104,10 +107,12 @@ class Caller:
         )
         self._found = found
         self._tokens = tokens
+        self._service_class = service_class
 
     async def job(self, question: str, times: list[float] | None = None) -> None:
         """Submit a job, wait for its end, and compare it. ``times`` gets the seconds to its first token."""
         body = {"model": _NAME, "input": {"messages": [{"role": "user", "content": question}]}}
+        body["service_class"] = self._service_class
         sampling = {"max_tokens": self._tokens, "temperature": 0}
         began = time.monotonic()
         submitted = await self._http.post("/v1/jobs", json=body | {"sampling": sampling})
@@ -150,11 +155,37 @@ async def day(callers: list[Caller], seconds: float, per_s: float, chance: rando
             group.create_task(chance.choice(callers).job(f"day {next(numbers)}"))
 
 
+class Scaler:
+    """Reads what the scaler decides, and how many workers there are."""
+
+    def __init__(self, stack: headrace.Stack, found: Found) -> None:
+        self._http = httpx2.AsyncClient(
+            base_url=f"http://127.0.0.1:{stack.port}",
+            headers={"Authorization": f"Bearer {stack.api_key}"},
+            timeout=30,
+            trust_env=False,
+        )
+        self._found = found
+        self._wanted = 0
+
+    async def look(self, at: float) -> tuple[int, int]:
+        """Return how many workers are wanted, and how many have a process. A new decision is noted."""
+        decided = (await self._http.get(f"/v1/queues/{_NAME}@1/scaling")).raise_for_status().json()
+        if decided["workers"] != self._wanted:
+            self._wanted = decided["workers"]
+            self._found.decisions.append(f"{at:.0f} s: {self._wanted}, {decided['reason']}")
+        hosts = (await self._http.get("/v1/hosts")).raise_for_status().json()["data"]
+        return self._wanted, sum(len(host["places"]) for host in hosts)
+
+
 class Faults:
     """Takes servers away, and the router once."""
 
-    def __init__(self, fleet: asyncio.subprocess.Process, router: Router, found: Found, num_servers: int) -> None:
+    def __init__(
+        self, fleet: asyncio.subprocess.Process, router: Router, found: Found, num_servers: int, scaler: Scaler | None
+    ) -> None:
         self._fleet, self._router, self._found, self._num_servers = fleet, router, found, num_servers
+        self._scaler = scaler
 
     async def run(self, seconds: float, num_kills: int, began: float, chance: random.Random) -> None:
         for number in range(num_kills):
@@ -178,7 +209,9 @@ class Faults:
         while True:
             await self.say("stats")
             running, waiting = json.loads(await self._fleet.stdout.readline())
-            self._found.samples.append((time.monotonic() - began, self._found.under_way, running + waiting))
+            at = time.monotonic() - began
+            wanted, workers = await self._scaler.look(at) if self._scaler else (1, 1)
+            self._found.samples.append(Sample(at, self._found.under_way, running + waiting, wanted, workers))
             await asyncio.sleep(_SAMPLE_S)
 
 
@@ -192,6 +225,7 @@ def cpu_s(pids: list[int]) -> float:
         except psutil.NoSuchProcess:
             continue
         total += sum(one.user + one.system for one in times)
+        total += times[0].children_user + times[0].children_system  # of those that have ended
     return total
 
 
@@ -200,14 +234,16 @@ async def measure(
 ) -> tuple[dict[str, Any], str]:
     fleet, router, layers = parts
     found, chance = Found(), random.Random(1)
-    callers = [Caller(stack.port, key, found, options.tokens) for key in keys]
+    classes = ["interactive", *["standard"] * (len(keys) - 1)] if options.autoscale else ["standard"] * len(keys)
+    callers = [Caller(stack.port, key, found, options.tokens, one) for key, one in zip(keys, classes, strict=True)]
     seconds = 60 * options.minutes
     await callers[0].job("warm-up")
     await quiet(callers[0], options.alone_s, found.first_s["alone"], "alone")
     console.log(f"alone: {statistics.median(found.first_s['alone']):.3f} s to the first token")
     before = {name: cpu_s(pids) for name, pids in layers.items()}
     began, num_before = time.monotonic(), found.accepted
-    faults = Faults(fleet, router, found, options.servers)
+    scaler = Scaler(stack, found) if options.autoscale else None
+    faults = Faults(fleet, router, found, options.servers, scaler)
     watching = asyncio.create_task(faults.watch(began))
     killing = asyncio.create_task(faults.run(seconds, options.kills, began, chance))
     async with asyncio.timeout(seconds + _END_S):
@@ -233,7 +269,9 @@ async def measure(
         "ended": dict(found.ended),
         "wrong": found.wrong,
         "kills": dict(Counter(what for _, what in found.kills)),
-        "most_under_way": max(under_way for _, under_way, _ in found.samples),
+        "most_under_way": max(sample.under_way for sample in found.samples),
+        "worker_minutes": round(sum(sample.workers for sample in found.samples) * options.minutes / len(found.samples)),
+        "decisions": found.decisions,
         "quiet_first_token": figures,
         "ratio_p50": round(figures["beside"]["p50_s"] / figures["alone"]["p50_s"], 2),
         "ratio_p95": round(figures["beside"]["p95_s"] / figures["alone"]["p95_s"], 2),
@@ -268,7 +306,19 @@ async def _run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         console.log("fleet and router are ready")
         register = [_NAME, "--engine", "openai", "--url", f"http://127.0.0.1:{router.port}", "--continues"]
         register += ["--served-model", mock_servers.MODEL, "--context-window", "8192"]
-        with running_services() as services, headrace.running(services, console.log, register=tuple(register)) as stack:
+        changes = {}
+        if options.autoscale:
+            changes = {"HEADRACE_AUTOSCALE": f"{_NAME}={options.autoscale}", "HEADRACE_MAX_SLOTS": str(options.slots)}
+        with (
+            running_services() as services,
+            headrace.running(
+                services,
+                console.log,
+                changes,
+                workers=["headrace.features.hosts", "--autoscale"] if options.autoscale else None,
+                register=tuple(register),
+            ) as stack,
+        ):
             keys = _keys(services.database_url, options.tenants)
             layers = (
                 stack.layers | services.layers | {"mock servers": [fleet.pid], "this program": [psutil.Process().pid]}
@@ -290,6 +340,8 @@ def main() -> None:
     parser.add_argument("--per-s", type=float, default=5.0, help="jobs a second of the others, the day's mean")
     parser.add_argument("--tokens", type=int, default=40, help="of each answer")
     parser.add_argument("--kills", type=int, default=11, help="the router's in their middle, all others of servers")
+    parser.add_argument("--autoscale", metavar="LEAST..MOST", help="workers; the quiet tenant's jobs are interactive")
+    parser.add_argument("--slots", type=int, default=16, help="requests at once of each worker, with --autoscale")
     parser.add_argument("--drawing", default="fleet.svg")
     options = parser.parse_args()
     report, drawing = asyncio.run(_run(options))

@@ -1,40 +1,86 @@
-"""The drawing: jobs under way and requests inside the servers over the day, with a line for each kill. Pure."""
+"""The drawing: jobs under way and requests in the servers, below them the workers, with a line for each kill. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 820, 260, 50, 30
-_CURVES = ((1, "#9cc5b5", "jobs under way"), (2, "#1d3557", "requests in the servers"))
+_WORKERS_HEIGHT = 110
 _KILLS = {"server": "#e5989b", "router": "#c1121f"}
 
 
-def svg(samples: Sequence[tuple[float, int, int]], kills: Sequence[tuple[float, str]]) -> str:
-    """Return the drawing. ``samples``: seconds, jobs under way, requests in servers; ``kills``: seconds and what."""
-    last, most = samples[-1][0] or 1, max(1, *(max(sample[1:]) for sample in samples))
-    width, height = _WIDTH - _LEFT - 20, _HEIGHT - _TOP - 50
+@dataclass(frozen=True)
+class Sample:
+    """The state ``at`` so many seconds: jobs, requests inside the servers, workers wanted and workers that run."""
 
-    def place(at: float, value: float) -> str:
-        return f"{_LEFT + width * at / last:.1f},{_TOP + height * (1 - value / most):.1f}"
+    at: float
+    under_way: int
+    in_servers: int
+    wanted: int
+    workers: int
 
+
+@dataclass(frozen=True)
+class _Curve:
+    name: str
+    colour: str
+    value: Callable[[Sample], int]
+
+
+_JOBS = (
+    _Curve("jobs under way", "#9cc5b5", lambda sample: sample.under_way),
+    _Curve("requests in the servers", "#1d3557", lambda sample: sample.in_servers),
+)
+_WORKERS = (
+    _Curve("workers", "#9cc5b5", lambda sample: sample.workers),
+    _Curve("workers that the scaler wants", "#c1121f", lambda sample: sample.wanted),
+)
+
+
+def svg(samples: Sequence[Sample], kills: Sequence[tuple[float, str]]) -> str:
+    """Return the drawing. ``kills``: seconds and what was killed. Workers are drawn if their number changed."""
+    is_scaled = len({sample.workers for sample in samples}) > 1
+    whole = _HEIGHT + (_WORKERS_HEIGHT if is_scaled else 0)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        'font-size="12"><rect width="100%" height="100%" fill="white"/>',
-        _text(8, _TOP + 8, str(most)),
-        _text(8, _TOP + height, "0"),
-        _text(_LEFT + width - 60, _TOP + height + 16, f"{last:.0f} s"),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {whole}" font-family="sans-serif" '
+        'font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
+    kill_names = [(colour, f"a {what} is killed") for what, colour in _KILLS.items()]
+    parts += _panel(samples, _JOBS, kills, kill_names, _TOP, _HEIGHT)
+    if is_scaled:
+        parts += _panel(samples, _WORKERS, kills, [], _HEIGHT + 10, whole)
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _panel(
+    samples: Sequence[Sample],
+    curves: Sequence[_Curve],
+    kills: Sequence[tuple[float, str]],
+    more_names: Sequence[tuple[str, str]],
+    top: int,
+    foot: int,
+) -> list[str]:
+    """Return curves over time between ``top`` and ``foot``, with the names of their colours below."""
+    last, most = samples[-1].at or 1, max(1, *(curve.value(sample) for sample in samples for curve in curves))
+    width, height = _WIDTH - _LEFT - 20, foot - top - 50
+    parts = [
+        _text(8, top + 8, str(most)),
+        _text(8, top + height, "0"),
+        _text(_LEFT + width - 60, top + height + 16, f"{last:.0f} s"),
     ]
     for at, what in kills:
         x = _LEFT + width * min(at, last) / last
-        parts.append(f'<path d="M{x:.1f} {_TOP}v{height}" stroke="{_KILLS[what]}"/>')
-    for column, colour, _ in _CURVES:
-        points = " ".join(place(sample[0], sample[column]) for sample in samples)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    legend = [(colour, name) for _, colour, name in _CURVES]
-    legend += [(colour, f"a {what} is killed") for what, colour in _KILLS.items()]
-    for number, (colour, name) in enumerate(legend):
+        parts.append(f'<path d="M{x:.1f} {top}v{height}" stroke="{_KILLS[what]}"/>')
+    for curve in curves:
+        points = " ".join(
+            f"{_LEFT + width * sample.at / last:.1f},{top + height * (1 - curve.value(sample) / most):.1f}"
+            for sample in samples
+        )
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{curve.colour}" stroke-width="2"/>')
+    for number, (colour, name) in enumerate([*((curve.colour, curve.name) for curve in curves), *more_names]):
         x = _LEFT + 190 * number
-        parts.append(f'<rect x="{x}" y="{_HEIGHT - 22}" width="12" height="12" fill="{colour}"/>')
-        parts.append(_text(x + 18, _HEIGHT - 12, name))
-    return "\n".join([*parts, "</svg>\n"])
+        parts.append(f'<rect x="{x}" y="{foot - 22}" width="12" height="12" fill="{colour}"/>')
+        parts.append(_text(x + 18, foot - 12, name))
+    return parts
 
 
 def _text(x: float, y: float, words: str) -> str:

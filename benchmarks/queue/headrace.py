@@ -55,10 +55,12 @@ def running(
     changes: dict[str, str] | None = None,
     *,
     with_worker: bool = True,
+    workers: list[str] | None = None,
     register: tuple[str, ...] = ("fake", "fake"),
 ) -> Iterator[Stack]:
     """Yield a stack when all its processes are ready; ``changes`` are settings on top. The caller may bring the
-    workers. ``register``: the arguments that register the model, its name first."""
+    workers. ``workers``: the module that runs them, with its arguments, instead of one worker. ``register``: the
+    arguments that register the model, its name first."""
     home = Home(services.folder / "home")
     port, metrics_port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
     env = child_environment(
@@ -79,7 +81,9 @@ def running(
         return Program(Command(name, argv, home.log(name), env={**env, **more}), is_ready, 20)
 
     programs = {"dispatcher": program("dispatcher", ["headrace.workers.dispatcher"], lambda _child: True)}
-    if with_worker:
+    if workers:
+        programs["worker"] = program("worker", workers, lambda _child: True)
+    elif with_worker:
         ready = answers(metrics_port, "/metrics")
         programs["worker"] = program(
             "worker", ["workers", "--model", register[0]], ready, HEADRACE_WORKER_METRICS_PORT=str(metrics_port)
