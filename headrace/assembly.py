@@ -16,7 +16,7 @@ declares for this kind; a file that is absent brings nothing. Each process impor
     api          ``producer_api.api_part``: other routes
     submission   ``producer_api.submission.submission_hook``: what happens to requests before and after they are stored
     output       ``workers.runs.output_guard``: what reads the outputs of jobs, and texts that come to a worker
-    ended        ``store.jobs.end_part``: what is written in the transaction that ends jobs
+    ended        ``store.jobs.job_rows``: what is written in the transaction that ends jobs
     parents      ``store.jobs.parent_part``: what follows where a job with a parent, a step, begins or ends
     parent_work  ``workers.runs.parent_work``: what a worker does for such a job
     end_events   ``store.jobs.end_events``: the webhook event of the end of its jobs, if a face has one of its own

@@ -4,7 +4,7 @@ Templates come with the weights, so they run in jinja2's immutable sandbox: they
 special tokens, and nothing of the process. The settings are those that template authors write for (block trimming,
 ``raise_exception``, ``tojson`` that leaves text alone, ``strftime_now``, loop controls, the ``generation`` tag).
 
-What a template knows of reasoning is found when it is read (``prompts.reasoning``).
+What a template knows of reasoning is found when it is read (``prompts.answer_reader``).
 
 For templates without tools, tools are written as text, in our own JSON format: the functions and instructions are in
 the system turn, a call is one JSON object on its own line, and results are in the user turn.

@@ -75,6 +75,31 @@ def test_the_tests_that_the_pages_name_exist() -> None:
     assert [one for one in sorted(named) if not (ROOT / one[1]).exists()] == []
 
 
+PACKAGES = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+
+
+def is_module_or_name_in_one(dotted: str) -> bool:
+    """True if the path leads to a module, or to a name that its last module has in its text."""
+    path, parts = ROOT, dotted.split(".")
+    while parts and ((path / parts[0]).is_dir() or (path / f"{parts[0]}.py").is_file()):
+        path /= parts.pop(0)
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return not parts or re.search(rf"\b{parts[0]}\b", source.read_text()) is not None
+
+
+@pytest.mark.whole
+def test_the_modules_that_the_code_names_exist() -> None:
+    named = {
+        (str(source.relative_to(ROOT)), dotted)
+        for package in PACKAGES
+        for source in (ROOT / package).rglob("*.py")
+        for dotted in re.findall(r"``([a-z]\w*(?:\.\w+)+)``", source.read_text())
+        if dotted.partition(".")[0] in PACKAGES and not dotted.endswith(".py")
+    }
+    assert len(named) > 50
+    assert [one for one in sorted(named) if not is_module_or_name_in_one(one[1])] == []
+
+
 def test_the_reference_of_jobs_names_every_field_of_the_body() -> None:
     text = (ROOT / "docs" / "jobs.md").read_text()
     rows = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))

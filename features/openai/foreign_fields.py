@@ -3,7 +3,7 @@
 One list for all faces that generate text; the feature ``encoders`` has one for embeddings and rerank. A field that
 would change the answer is refused, with what to send instead, unless its value has no effect. The fields that are
 honoured are attributes of the request models, so a field of the list is refused on the faces that do not have it.
-vLLM's ``guided_*`` mean ``structured_outputs`` (``features.openai.response_format``). A field on no list changes no
+vLLM's ``guided_*`` mean ``structured_outputs`` (``features.openai.request_fields``). A field on no list changes no
 answer and passes: names of the request and of its caller (``request_id``, ``session_id``, ``trace``), hints to a cache
 (``prompt_cache_key``, ``cache_control``), what every answer has (``usage``).
 """

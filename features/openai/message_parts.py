@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ImagePart:
-    """An image of a message: the fields of a ``store.payloads.image_input.MessageImage`` but its place."""
+    """An image of a message: the fields of a ``store.payloads.conversation.MessageImage`` but its place."""
 
     fields: Mapping[str, Any]
 

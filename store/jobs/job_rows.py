@@ -145,10 +145,10 @@ class Finish:
     """The end of an attempt: a terminal ``state``, the output, and the deltas of the whole text in order.
 
     ``lineage``: the attempts that the deltas came from; empty if all are from this attempt. ``logprobs``: one group for
-    each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.choices``. ``tenant_id``: the
-    claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the flow
-    of a step. ``added``: what it adds to the flow, if it has succeeded. ``stored``: what a feature stores
-    with the end of the job.
+    each delta; empty if the job does not ask for them. ``marks``: as in ``store.streams.checkpoints``. ``tenant_id``:
+    the claim's, for encryption. ``is_source``: jobs of the response cache may wait for this answer. ``parent_id``: the
+    flow of a step. ``added``: what it adds to the flow, if it has succeeded. ``stored``: what a feature stores with the
+    end of the job.
     """
 
     job_id: str

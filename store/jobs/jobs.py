@@ -165,7 +165,7 @@ class StoredStream:
     """The deltas of an ended job. The first has sequence number 1.
 
     ``lineage``: the attempts that the deltas came from (``store.streams.checkpoints``). ``logprobs``: one group for
-    each delta; empty if the job did not ask for them. ``marks``: as in ``store.streams.choices``.
+    each delta; empty if the job did not ask for them. ``marks``: as in ``store.streams.checkpoints``.
     """
 
     epoch: int

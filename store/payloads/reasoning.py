@@ -23,7 +23,7 @@ class ReasoningEffort(StrEnum):
 
 
 class ReasoningOptions(Strict):
-    """The reasoning that a request asks for; ``prompts.reasoning`` says what a model can do.
+    """The reasoning that a request asks for; ``prompts.answer_reader`` says what a model can do.
 
     Without an ``effort`` the model reasons as much as it likes. At the budget of ``max_tokens`` the end of the
     reasoning is forced, and the answer begins. ``optional``: a model that cannot do what is asked does what it can.

@@ -53,7 +53,7 @@ _AWAY = (*AWAY, KombuError, OperationalError)
 class Hint:
     """A job that may be ready. ``shadow`` is the name in Flower, such as ``generate:smollm2@1``.
 
-    ``goes_ahead``: it takes the fast lane (``store.scheduling.fair_share``).
+    ``goes_ahead``: it takes the fast lane (``store.scheduling.backlog``).
     """
 
     job_id: str

@@ -157,7 +157,7 @@ jobs = Table(
     # What the response cache did for it (``store.schema.job_states``), and the job whose answer it gets.
     Column("cache", String),
     Column("cache_source", String),
-    # The parent of the spans of workers and of the dispatcher: see ``store.tracing.trace_context``.
+    # The parent of the spans of workers and of the dispatcher: see ``store.tracing.tracing``.
     Column("traceparent", String),
     # Of a step: its flow, its name, and the names of the steps that must have succeeded before it.
     Column("parent_id", String),

@@ -135,8 +135,8 @@ class Checkpoint:
     """Everything that attempts have emitted of a job: a text and its token ids for each delta.
 
     ``deltas[i]`` came from ``token_ids[i]``. Tokens without a certain text yet are not included. ``logprobs[i]`` are of
-    the same tokens; ``logprobs`` is empty if the job does not ask for them. ``marks`` are as in
-    ``store.streams.choices``. ``first_token_s``: from acceptance to the first of the tokens; None: not known.
+    the same tokens; ``logprobs`` is empty if the job does not ask for them. ``marks``: which choice each delta
+    is of; empty if the job has one. ``first_token_s``: from acceptance to the first of the tokens; None: not known.
     """
 
     deltas: tuple[str, ...] = ()

@@ -114,7 +114,7 @@ class Frame:
     """A piece of a job's answer.
 
     A delta has ``text`` and its ``token_ids``, ``logprobs`` if the job asks for them, and a ``mark`` if the job has
-    several choices (``store.streams.choices``). Deltas count from 1, through
+    several choices (``store.streams.checkpoints``). Deltas count from 1, through
     all attempts that continue one another. An attempt's start has a ``checkpoint`` and ``seq`` 0: the deltas that it
     continues and their attempts, itself the last. One with ``progress`` is in no log and has no position. Any other is
     the end of the stream: the outcome is in Postgres. Its ``seq`` is one above the last delta's.

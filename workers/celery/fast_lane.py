@@ -1,10 +1,9 @@
 """The fast lane: takes prioritised hints into the worker's spare slots while all other slots are taken.
 
-A full worker takes no message, so the list of prioritised hints (``store.scheduling.fair_share``) would wait for a
-whole
-job: jobs of one length that began together also end together. So the engine has a few spare slots, and this thread
-fills them from that list alone. It sleeps until Celery was refused. The dispatcher announces a hint that is lost here
-again.
+A full worker takes no message, so the list of prioritised hints (``store.scheduling.backlog``) would wait for a
+whole job: jobs of one length that began together also end together. So the engine has a few spare slots, and this
+thread fills them from that list alone. It sleeps until Celery was refused. The dispatcher announces a hint that is
+lost here again.
 """
 
 import threading
