@@ -163,8 +163,8 @@ celery-kills: $(STAMP)  ## 1,000 chains of a Celery project while its workers, o
 media-kills: $(STAMP)  ## 1,000 jobs that make files while workers, APIs, the dispatcher, Redis and the file storage are killed: about 5 minutes
 	@$(BIN)/python -m tests.chaos.media_jobs
 
-scoreboard: $(STAMP)  ## the same faults against Celery, Procrastinate, Taskiq, Ray Serve, LiteLLM and Headrace: about 50 minutes (SEED= ROUNDS= ONLY="celery headrace")
-	@$(BIN)/python -m benchmarks.scoreboard --save build/scoreboard $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+scoreboard: $(STAMP)  ## the same faults against Celery, Procrastinate, Taskiq, Ray Serve, LiteLLM and Headrace: about 50 minutes (SEED= ROUNDS= APIS= ONLY="celery headrace")
+	@$(BIN)/python -m benchmarks.scoreboard --save build/scoreboard $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(APIS),--apis $(APIS)) $(if $(ONLY),--only $(ONLY))
 
 failover: $(STAMP)  ## fail over every part of a cluster without a single point, under load, and check: about 4 minutes (SEED= AGAIN=)
 	@$(BIN)/python -m tests.failover $(if $(SEED),--seed $(SEED)) $(if $(AGAIN),--again $(AGAIN))

@@ -49,7 +49,7 @@ Row = dict[str, Any]
 def play(contestant: Contestant, seed: int, args: argparse.Namespace) -> Row:
     """Return one round of the contestant. Raises DoesNotRun, CannotInstall or HeadraceError if it cannot be started."""
     with running_services() as services, _model(services) as (model_port, witness):
-        with contestant.run(services, model_port, console.log) as running:
+        with contestant.run(services, model_port, console.log, args.apis) as running:
             _warm_up(running)
             load = Load(running.caller, list(orders(seed, args.rate, args.seconds)))
             nemesis = Nemesis(schedule(seed, args.seconds), running.workers, running.doors, services)
@@ -189,6 +189,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=45.0, help="how long jobs come and things break")
     parser.add_argument("--rate", type=float, default=6.0, help="jobs a second")
+    parser.add_argument("--apis", type=int, default=1, help="APIs of each contestant, asked by turns")
     parser.add_argument("--quiet", type=float, default=45.0, help="seconds of peace before a job counts as lost")
     parser.add_argument("--only", nargs="+", choices=[contestant.name for contestant in CONTESTANTS])
     parser.add_argument("--save", type=Path, help="write the drawing and the report to this path with .svg and .json")

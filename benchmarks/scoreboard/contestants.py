@@ -1,4 +1,4 @@
-"""Who takes part, and how each is started: one API, two workers of eight jobs each, the same Redis and Postgres.
+"""Who takes part, and how each is started: its APIs, two workers of eight jobs each, the same Redis and Postgres.
 
 How a peer is set up is in ``apps``. Everything that a fault may hit is named here.
 """
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,13 +43,20 @@ class Running:
     caller: Callable[[httpx2.AsyncClient], Caller]
 
 
+Run = Callable[[Services, int, Say, int], AbstractContextManager[Running]]
+
+
 @dataclass(frozen=True)
 class Contestant:
-    """One row of the table. ``venv``: of ``benchmarks.venvs``. ``has_effect``: whether a job can have a side effect."""
+    """One row of the table. ``venv``: of ``benchmarks.venvs``. ``has_effect``: whether a job can have a side effect.
+
+    ``run`` gets the servers, the port of the model, what prints, and how many APIs there are; Ray and LiteLLM have as
+    many as they have.
+    """
 
     name: str
     what: str
-    run: Callable[[Services, int, Say], AbstractContextManager[Running]] = field(repr=False)
+    run: Run = field(repr=False)
     venv: str | None = None
     has_effect: bool = True
 
@@ -95,32 +102,31 @@ def _started(venv: str, services: Services, model_port: int, say: Say) -> Iterat
         started.end()
 
 
-def _library(
-    app: str, *worker: str, prepare: Sequence[str] = (), streams: bool = False, cancels: bool = True
-) -> Callable[[Services, int, Say], AbstractContextManager[Running]]:
+def _library(app: str, *worker: str, prepare: Sequence[str] = (), streams: bool = False, cancels: bool = True) -> Run:
     """A task library: ``app`` is its module and its environment; ``worker`` the arguments of one worker."""
 
     @contextmanager
-    def run(services: Services, model_port: int, say: Say) -> Iterator[Running]:
+    def run(services: Services, model_port: int, say: Say, num_apis: int) -> Iterator[Running]:
         with _started(app, services, model_port, say) as started:
             started.env["STREAMS"] = "1" if streams else ""
             if prepare:
                 subprocess.run([started.bin / prepare[0], *prepare[1:]], env=started.env, cwd=APPS, check=True)
-            port = free_port("127.0.0.1", 0)
-            serve = ("uvicorn", f"{app}_app:app", "--port", str(port), "--no-access-log", "--log-level", "warning")
-            door = started.keep("door", *serve)
-            wait_until_answering(f"http://127.0.0.1:{port}/openapi.json", [])
+            ports = [free_port("127.0.0.1", 0) for _ in range(num_apis)]
+            serve = ("uvicorn", f"{app}_app:app", "--no-access-log", "--log-level", "warning", "--port")
+            doors = [started.keep(f"door-{port}", *serve, str(port)) for port in ports]
+            for port in ports:
+                wait_until_answering(f"http://127.0.0.1:{port}/openapi.json", [])
             workers = [
                 started.keep(f"worker-{number}", *(part.replace("{n}", str(number)) for part in worker))
                 for number in range(NUM_WORKERS)
             ]
-            yield Running(workers, [door], partial(Caller, ports=[port], streams=streams, cancels=cancels))
+            yield Running(workers, doors, partial(Caller, ports=ports, streams=streams, cancels=cancels))
 
     return run
 
 
 @contextmanager
-def _ray(services: Services, model_port: int, say: Say) -> Iterator[Running]:
+def _ray(services: Services, model_port: int, say: Say, _num_apis: int) -> Iterator[Running]:
     with _started("ray", services, model_port, say) as started:
         port = free_port("127.0.0.1", 0)
         head = started.keep("head", "python", "ray_app.py", str(port))
@@ -134,7 +140,7 @@ def _ray(services: Services, model_port: int, say: Say) -> Iterator[Running]:
 
 
 @contextmanager
-def _litellm(services: Services, model_port: int, say: Say) -> Iterator[Running]:
+def _litellm(services: Services, model_port: int, say: Say, _num_apis: int) -> Iterator[Running]:
     """Two proxies: each takes jobs and works on them in itself."""
     key = f"sk-{secrets.token_hex(24)}"
     config = {
@@ -175,7 +181,7 @@ def _with_key(http: httpx2.AsyncClient, key: str) -> httpx2.AsyncClient:
 
 
 @contextmanager
-def _headrace(services: Services, model_port: int, say: Say) -> Iterator[Running]:
+def _headrace(services: Services, model_port: int, say: Say, num_apis: int) -> Iterator[Running]:
     url = f"http://127.0.0.1:{model_port}"
     register = (MODEL, "--engine", "openai", "--url", url, "--context-window", "4096")
     changes = {
@@ -201,13 +207,20 @@ def _headrace(services: Services, model_port: int, say: Say) -> Iterator[Running
             workers.append(keep(name, Command(name, argv, services.folder / f"{name}.log", env=env)))
         # The stack's own, under this supervisor, so that they are started again as all others are.
         doors = []
+        ports = [stack.port, *(free_port("127.0.0.1", 0) for _ in range(num_apis - 1))]
         for name, program in stack.programs.items():
             assert program.child is not None
             command = program.child.command
             program.stop()
             doors.append(keep(name, command))
-        wait_until_answering(f"http://127.0.0.1:{stack.port}/readyz", [])
-        caller = partial(HeadraceCaller, ports=[stack.port], streams=True, effects_url=f"{url}/effects")
+            if name == "API":
+                for port in ports[1:]:
+                    env = {**(command.env or {}), "HEADRACE_API_PORT": str(port)}
+                    log = services.folder / f"api-{port}.log"
+                    doors.append(keep(f"{name}-{port}", replace(command, name=f"api-{port}", env=env, log=log)))
+        for port in ports:
+            wait_until_answering(f"http://127.0.0.1:{port}/readyz", [])
+        caller = partial(HeadraceCaller, ports=ports, streams=True, effects_url=f"{url}/effects")
         yield Running(workers, doors, lambda http: caller(_with_key(http, stack.api_key)))
 
 
