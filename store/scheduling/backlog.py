@@ -14,13 +14,17 @@ this one, are not more than
 By this rule the jobs in the fast lane never use more than their share of the running jobs, and no tenant starves. With
 more tenants than running jobs the lane is empty. A waiting job of a better class is never overtaken.
 
+A job also takes the lane if jobs of a worse class stand in the ready window, whose length they would otherwise add to
+its wait. Then only jobs of its class and of better ones are counted, its own tenant's too, against three quarters of
+the running jobs: the last quarter goes to the window, so that the worse class goes on.
+
 Jobs of the same length that started together end together, and for a moment none runs. A job that arrives then would
 wait for a whole job. So the number of running jobs is the maximum of the last second.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -288,10 +292,9 @@ def _count(db: Database, statement: TextClause, values: Mapping[str, object], te
 _RECENT_S = 1.0
 
 
-# Count the running and the announced jobs of each tenant of some queues.
+# Count the running and the announced jobs of each tenant and class of some queues.
 _IN_FLIGHT = text("""
-SELECT queue, tenant_id, count(*) FILTER (WHERE is_running) AS running, count(*) AS total,
-    min(class_rank) FILTER (WHERE NOT is_running) AS best_rank
+SELECT queue, tenant_id, class_rank, count(*) FILTER (WHERE is_running) AS running, count(*) AS total
 FROM (
     SELECT queue, tenant_id, class_rank, true AS is_running FROM queue_lines
     WHERE state = 'running' AND queue = ANY(CAST(:queues AS text[]))
@@ -299,7 +302,7 @@ FROM (
     SELECT queue, tenant_id, class_rank, false FROM queue_lines
     WHERE queue = ANY(CAST(:queues AS text[])) AND state = 'queued' AND announced_at IS NOT NULL
 ) AS lines
-GROUP BY queue, tenant_id
+GROUP BY queue, tenant_id, class_rank
 """)
 
 # Find the best class that waits in some queues.
@@ -329,8 +332,10 @@ class LaneCandidate:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """A tenant's jobs in a queue: the running ones, and the running and announced ones together."""
+    """A tenant's jobs of one class in a queue: the running ones, and the running and announced ones together."""
 
+    tenant_id: str
+    class_rank: int
     running: int
     total: int
 
@@ -359,45 +364,71 @@ def within_share(
     ``are_announced``: the jobs are stored as announced, so the counts contain them.
     """
     queues = sorted({candidate.queue for candidate in candidates})
-    found: dict[str, dict[str, InFlight]] = {queue: {} for queue in queues}
-    ranks: dict[str, list[int]] = {queue: [] for queue in queues}
+    found: dict[str, list[InFlight]] = {queue: [] for queue in queues}
     with db.autocommit() as autocommitting:
         connection = with_setting(autocommitting, BY_INDEX)
-        rows = [*connection.execute(_IN_FLIGHT, {"queues": queues})]
-        for row in rows:
-            found[row.queue][row.tenant_id] = InFlight(row.running, row.total)
-        running = {queue: recent.running(queue, sum(s.running for s in found[queue].values())) for queue in queues}
+        for row in connection.execute(_IN_FLIGHT, {"queues": queues}):
+            found[row.queue].append(InFlight(row.tenant_id, row.class_rank, row.running, row.total))
+        running = {queue: recent.running(queue, sum(s.running for s in found[queue])) for queue in queues}
         busy = [queue for queue in queues if running[queue]]
         waiting = [*connection.execute(_BEST_WAITING, {"queues": busy})] if busy else []
-    for row in (*rows, *waiting):
-        if row.best_rank is not None:
-            ranks[row.queue].append(row.best_rank)
+    best = {row.queue: row.best_rank for row in waiting}
     ahead: set[str] = set()
     for queue in busy:
         ours = [candidate for candidate in candidates if candidate.queue == queue]
-        ahead |= _ahead(ours, found[queue], running[queue], ranks[queue], are_counted=are_announced)
+        ahead |= _ahead(ours, found[queue], running[queue], best[queue], are_counted=are_announced)
     return ahead
+
+
+class _Shares:
+    """The jobs under way of each tenant, of the class ``worst_rank`` and better ones."""
+
+    def __init__(
+        self, candidates: Sequence[LaneCandidate], shares: Sequence[InFlight], worst_rank: int, *, are_counted: bool
+    ) -> None:
+        self._worst_rank = worst_rank
+        self._under_way = Counter[str]()
+        for share in shares:
+            if share.class_rank <= worst_rank:
+                self._under_way[share.tenant_id] += share.total
+        for candidate in candidates:
+            if candidate.class_rank <= worst_rank:
+                self._under_way[candidate.tenant_id] -= 1 if are_counted else 0
+        self.num_tenants = len(self._under_way)
+
+    def add(self, candidate: LaneCandidate) -> None:
+        if candidate.class_rank <= self._worst_rank:
+            self._under_way[candidate.tenant_id] += 1
+
+    def fits(self, tenant_id: str, num_jobs: int) -> bool:
+        """Return whether the tenant has at most an equal share of so many jobs."""
+        return self._under_way[tenant_id] * self.num_tenants <= num_jobs
 
 
 def _ahead(
     candidates: Sequence[LaneCandidate],
-    shares: Mapping[str, InFlight],
+    shares: Sequence[InFlight],
     running: int,
-    ranks: Collection[int],
+    best_waiting: int | None,
     *,
     are_counted: bool,
 ) -> set[str]:
     """Decide for one queue, in the order of the candidates."""
-    tenants = shares.keys() | {candidate.tenant_id for candidate in candidates}
-    best = min(ranks, default=max((candidate.class_rank for candidate in candidates), default=0))
-    under_way = Counter({tenant: share.total for tenant, share in shares.items()})
-    if are_counted:
-        under_way.subtract(candidate.tenant_id for candidate in candidates)
+    own = {candidate.class_rank for candidate in candidates}
+    announced = {share.class_rank for share in shares if share.total > share.running}
+    queued = announced if best_waiting is None else announced | {best_waiting}
+    best, worst_announced = min(queued, default=max(own, default=0)), max(announced, default=0)
+    worst = max(own | {share.class_rank for share in shares})
+    of_all = _Shares(candidates, shares, worst, are_counted=are_counted)
+    by_class = {rank: _Shares(candidates, shares, rank, are_counted=are_counted) for rank in own}
     ahead = set()
     for candidate in candidates:
-        under_way[candidate.tenant_id] += 1
-        fits = under_way[candidate.tenant_id] * len(tenants) <= running
-        if len(tenants) > 1 and fits and candidate.class_rank <= best:
+        for one in (of_all, *by_class.values()):
+            one.add(candidate)
+        fits = of_all.num_tenants > 1 and of_all.fits(candidate.tenant_id, running)
+        if candidate.class_rank < worst_announced:
+            fits |= by_class[candidate.class_rank].fits(candidate.tenant_id, max(1, running * 3 // 4))
+        if fits and candidate.class_rank <= best:
             ahead.add(candidate.job_id)
     return ahead
 

@@ -64,6 +64,24 @@ def test_a_better_class_is_not_overtaken(db: Database, tenant: str, other_tenant
     assert within_share(db, entries(other_tenant, 1, rank=0), RecentMaximum()) == {"job_0"}
 
 
+@pytest.mark.usefixtures("flooded")
+def test_a_better_class_goes_before_the_announced_jobs_of_a_worse_one(
+    db: Database, tenant: str, other_tenant: str, make_job: MakeJob
+) -> None:
+    six = {f"job_{number}" for number in range(6)}
+    assert within_share(db, entries(tenant, 9, rank=0), RecentMaximum()) == six, "three quarters of eight"
+    assert within_share(db, entries(other_tenant, 9, rank=0), RecentMaximum()) == six, "no one else has such jobs"
+    jobs = [make_job(goes_ahead=True, service_class=ServiceClass.INTERACTIVE) for _ in range(2)]
+    accept(db, jobs)
+    four = {f"job_{number}" for number in range(4)}
+    assert within_share(db, entries(tenant, 9, rank=0), RecentMaximum()) == four, "two are announced"
+    assert within_share(db, entries(other_tenant, 9, rank=0), RecentMaximum()) == four, (
+        "half of eight of all classes is more than half of the six of its class"
+    )
+    candidates = read_candidates(db, [job.id for job in jobs])
+    assert within_share(db, candidates, RecentMaximum(), are_announced=True) == {job.id for job in jobs}
+
+
 def test_what_ran_a_moment_ago_counts_where_nothing_does_any_more(
     db: Database, flooded: list[NewJob], other_tenant: str
 ) -> None:
